@@ -37,6 +37,7 @@ from benchmarks.paper_tables import OURS
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark, fill_table, only_recorded
 from qsearch._arrays import Floats
+from qsearch.deployment.storage_options import StorageOptions
 from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Scores
 from qsearch.space.configuration import Configuration
@@ -184,7 +185,8 @@ def measure(trainer: AdapterTrainer, configuration: Configuration) -> dict[str, 
 def load_merged(trainer: AdapterTrainer, job: AdapterJob) -> Any:
     """Return the model that transformers loads from the merged export of a configuration."""
     with tempfile.TemporaryDirectory() as folder:
-        MergedExporter().write(trainer.export_job(job.configuration), Path(folder))
+        exact = StorageOptions("float32").job(trainer.export_job(job.configuration))
+        MergedExporter().write(exact, Path(folder))
         module, _ = load_pretrained(ModelSpec(name=folder), auto_class(job.module))
     return module.to(trainer.study.options.device)
 

@@ -26,7 +26,7 @@ from qsearch_coalora.models.loading import load_pretrained, quiet_transformers
 from qsearch_coalora.models.tokenizers import load_tokenizer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.linear import PackedLinear
-from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers
+from qsearch_quantizers.packed.writing import PackedExport, QuantizedLayer
 
 from benchmarks.objectives import ROOT
 from benchmarks.recording import Benchmark
@@ -109,6 +109,11 @@ def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
                 }
             )
             where = folder / f"packed-{bits}"
+            packed = {
+                name: one
+                for name, one in model.named_modules()
+                if isinstance(one, torch.nn.Linear) and ".layers." in name
+            }
             layers = (
                 QuantizedLayer(
                     name,
@@ -116,11 +121,11 @@ def write_checkpoints(folder: Path) -> dict[str, tuple[Path, str]]:
                     A=torch.zeros(RANK, one.in_features),
                     B=torch.zeros(one.out_features, RANK),
                 )
-                for name, one in model.named_modules()
-                if isinstance(one, torch.nn.Linear) and ".layers." in name
+                for name, one in packed.items()
             )
-            state = model.state_dict()
-            write_packed_layers(model, state, quantizer, {}, layers, where, tokenizer)
+            configuration, state = dict.fromkeys(packed, chosen), model.state_dict()
+            export = PackedExport(model, state, quantizer, {}, configuration, RANK, torch.bfloat16)
+            export.write(layers, where, tokenizer)
             cases[f"packed, {bits} bits"] = (where, "float32")
             cases[f"packed, {bits} bits, run in bfloat16"] = (where, "bfloat16")
         model.to(torch.bfloat16).save_pretrained(folder / "half")

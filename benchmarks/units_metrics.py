@@ -10,7 +10,7 @@ import os
 import tempfile
 from functools import partial
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -64,7 +64,14 @@ def kl_cost(length: int = 512, sequences: int = 4, repeats: int = 5) -> dict[str
             "with KL": partial(evaluate, trainer.study, place, "validation", reference),
             "without": partial(evaluate, trainer.study, place, "validation"),
         }
-        seconds = alternate(calls, repeats)
+        cpu: dict[str, list[float]] = {name: [] for name in calls}
+
+        def timed(name: str) -> None:
+            begun = process_time()
+            calls[name]()
+            cpu[name].append(process_time() - begun)
+
+        seconds = alternate({name: partial(timed, name) for name in calls}, repeats)
         metrics = calls["with KL"]().metrics
     return {
         "model": spec.model.name,
@@ -72,6 +79,8 @@ def kl_cost(length: int = 512, sequences: int = 4, repeats: int = 5) -> dict[str
         "tokens": tokens,
         **{f"seconds {name}": round(value, 3) for name, value in medians(seconds).items()},
         "ratio": round(median_ratio(seconds["with KL"], seconds["without"]), 3),
+        # Of the processor's time, which a machine that does other things too hardly changes.
+        "ratio of CPU time": round(median_ratio(cpu["with KL"][1:], cpu["without"][1:]), 3),
         "seconds to make the reference": round(making, 3),
         "bytes of the reference": kept,
         "KL at 3 bits": round(metrics["kl"].value, 4),

@@ -66,6 +66,7 @@ class Space:
         tied: Tied = "none",
         layers: Sequence[str] | None = None,
         name: str | None = None,
+        embeddings: bool = False,
     ) -> Space:
         """Return the space of a model in memory, of any class, with linear layers.
 
@@ -78,6 +79,9 @@ class Space:
             layers: Shell patterns of module paths. Without, the linear layers of transformer
                 blocks; all, if the model has none.
             name: Of the model, for reports.
+            embeddings: Whether the token embedding is a layer too, with an output head that shares
+                its weight, and so is a head with a weight of its own. With ``layers``, all
+                embeddings whose path matches.
 
         Raises:
             InputError: If the model has no such layer, or an argument is not what it may be.
@@ -96,9 +100,9 @@ class Space:
         if name is not None and not (isinstance(name, str) and name):
             raise InputError(f"name: give a text, not {name!r}")
         require_original(model)
-        found = find_layers(model, patterns)
         made, section = quantizer_of(quantizer, options or {})
-        space = validate(SpaceSpec, {"tied": tied}, "Space.from_model")
+        space = validate(SpaceSpec, {"tied": tied, "embeddings": embeddings}, "Space.from_model")
+        found = find_layers(model, patterns, space.embeddings)
         require_roles(space, found, "Space.from_model")
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
@@ -110,7 +114,7 @@ class Space:
             ),
             space_section=space,
             # What a quantized model holds meanwhile lies elsewhere, so these stay the originals.
-            weights=tuple(_linear_weight(model, layer.name) for layer in found),
+            weights=tuple(_weight(model, layer.name) for layer in found),
             state={
                 key: value.detach()
                 for key, value in model.state_dict().items()
@@ -234,7 +238,7 @@ class Space:
         return sha.hexdigest()
 
 
-def _linear_weight(model: nn.Module, name: str) -> Tensor:
+def _weight(model: nn.Module, name: str) -> Tensor:
     layer = model.get_submodule(name)
-    assert isinstance(layer, nn.Linear)
+    assert isinstance(layer, nn.Linear | nn.Embedding)
     return layer.weight.detach()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
@@ -62,23 +61,6 @@ class UniformClaim:
             return 0.0
         size = "average_bits" if math.isnan(self.baseline["bytes"]) else "bytes"
         return 1 - float(self.row[size] / self.baseline[size])
-
-
-@dataclass(frozen=True)
-class Claims:
-    """All that the last finished round of a study supports."""
-
-    no_loss: Claim | None = None
-    uniform: tuple[UniformClaim, ...] = ()
-
-
-NO_CLAIMS = Claims()
-
-
-def study_claims(directory: Path, record: StudyRecord) -> Claims:
-    """Return what a study supports, from what it kept of each example."""
-    comparison = Comparison(directory, record)
-    return Claims(no_measurable_loss(record, comparison), tuple(uniform_claims(record, comparison)))
 
 
 def no_measurable_loss(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
+from qsearch._sizes import readable_size
 from qsearch.cli.arguments import Json, StudyDirectory
 from qsearch.cli.console import SafeConsole, print_line, print_table
 from qsearch.cli.rare_collection import rare_collection
 from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from qsearch.deployment.exporting import PlannedExport
 
 Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
 Bytes = Annotated[
@@ -29,6 +33,10 @@ Trial = Annotated[
     typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
 ]
 
+Sweep = Annotated[
+    str | None,
+    typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
+]
 MaxKl = Annotated[
     float | None, typer.Option("--max-kl", help="Limit of kl: short for --max kl=VALUE.")
 ]
@@ -121,42 +129,76 @@ class ExportCommand(TyperCommand):
 @rare_collection()
 def export(
     directory: StudyDirectory,
-    to: Annotated[Path, typer.Option("--to", help="Folder to write.", metavar="OUT")],
+    to: Annotated[Path | None, typer.Option("--to", help="Folder to write.", metavar="OUT")] = None,
     bits: Bits = None,
     bytes_: Bytes = None,
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
-    sweep: Annotated[
-        str | None,
-        typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
-    ] = None,
+    sweep: Sweep = None,
     format_: Annotated[
         str,
         typer.Option("--format", help="What to write."),
     ] = "adapter",
+    dtype: Annotated[
+        str,
+        typer.Option(
+            "--dtype",
+            help="Type of what is not quantized, and of the adapter: auto (the model's own type of"
+            " 16 bits, else bfloat16), bfloat16, float16 or float32.",
+        ),
+    ] = "auto",
+    adapter_bits: Annotated[
+        int | None,
+        typer.Option("--adapter-bits", help="8 for an adapter in codes of 8 bits."),
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Print weight files and their bytes, and write nothing."),
+    ] = False,
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
     from qsearch.cli.export_progress import export_progress
     from qsearch.deployment.budgets import chosen_budget, parse_sweep
-    from qsearch.deployment.exporting import export_configuration, export_sweep
+    from qsearch.deployment.exporting import export_configuration, export_sweep, plan_exports
+    from qsearch.deployment.storage_options import StorageOptions
 
+    storage = StorageOptions(dtype, adapter_bits)
     if sweep is None:
-        budget = chosen_budget(bits, bytes_, memory, tokens, trial)
-        with export_progress(SafeConsole()) as show:
-            rows = {str(to): export_configuration(directory, budget, to, format_, show)}
+        budgets = [chosen_budget(bits, bytes_, memory, tokens, trial)]
     elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
         budgets = parse_sweep(sweep)
-        with export_progress(SafeConsole()) as show:
-            exported = export_sweep(directory, budgets, to, format_, show)
-        names = [f"{to} for {budget.limit:g} bits" for budget in budgets]
-        rows = dict(zip(names, exported, strict=True))
     else:
         raise InputError(
             "--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens, --trial out"
         )
-    for name, row in rows.items():
+    with export_progress(SafeConsole()) as show:
+        if dry_run:
+            planned = plan_exports(directory, budgets, format_, show, storage)
+            rows = [plan.row for plan in planned]
+        elif to is None:
+            raise InputError("--to OUT: name the folder to write, or give --dry-run")
+        elif sweep is None:
+            planned = []
+            rows = [export_configuration(directory, budgets[0], to, format_, show, storage)]
+        else:
+            planned = []
+            rows = export_sweep(directory, budgets, to, format_, show, storage)
+    for number, (budget, row) in enumerate(zip(budgets, rows, strict=True)):
+        name = format_ if dry_run else str(to)
+        name += "" if sweep is None else f" for {budget.limit:g} bits"
         print_line(
-            f"wrote {name}: trial {int(row['trial'])}, {row['average_bits']:.4f} average bits,"
-            f" loss {row['loss']:.4f}"
+            f"{'would write' if dry_run else 'wrote'} {name}: trial {int(row['trial'])},"
+            f" {row['average_bits']:.4f} average bits, loss {row['loss']:.4f}"
         )
+        if dry_run:
+            _print_files(planned[number])
+
+
+def _print_files(plan: PlannedExport) -> None:
+    """Print the weight files of an export that is not written."""
+    sizes = {**plan.files, "all weight files": plan.total} if len(plan.files) > 1 else plan.files
+    rows = [(name, f"{size:,} bytes", readable_size(size)) for name, size in sizes.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for name, exact, readable in rows:
+        print_line(f"  {name:{widths[0]}}  {exact:>{widths[1]}}  {readable:>{widths[2]}}")

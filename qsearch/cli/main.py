@@ -13,6 +13,7 @@ import typer
 
 from qsearch.cli import (
     deploy_commands,
+    evaluate_command,
     report_command,
     run_command,
     setup_commands,
@@ -36,6 +37,7 @@ app.command()(watch_commands.serve)
 app.command()(report_command.report)
 app.command()(deploy_commands.pick)
 app.command(cls=deploy_commands.ExportCommand)(deploy_commands.export)
+app.command()(evaluate_command.evaluate)
 app.command("list")(share_commands.list_studies)
 app.command()(share_commands.index)
 app.command()(share_commands.archive)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pandas as pd
 from safetensors import SafetensorError
@@ -17,8 +17,14 @@ from safetensors import SafetensorError
 from qsearch._sizes import size_needed
 from qsearch.deployment.budgets import Budget, best_within
 from qsearch.deployment.model_card import add_values, export_facts
+from qsearch.deployment.storage_options import (
+    DEFAULT_STORAGE,
+    OWN_TYPE,
+    StorageOptions,
+    with_answers,
+)
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
+from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import PYTHON_ONLY, build_components
 from qsearch.plugins.exporters import Exporter, ExportJob
 from qsearch.plugins.facts import SupportsDataFacts
@@ -54,7 +60,12 @@ def _silent(phase: str, done: int = 0, layers: int = 0) -> None:
 
 
 def export_configuration(
-    directory: Path, budget: Budget, to: Path, format: str, show: ExportProgress = _silent
+    directory: Path,
+    budget: Budget,
+    to: Path,
+    format: str,
+    show: ExportProgress = _silent,
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> pd.Series:
     """Export the best configuration within a budget to a new or empty folder.
 
@@ -62,7 +73,9 @@ def export_configuration(
     """
     record = read_study(directory)
     row = best_within(record, directory, budget)
-    writer = _writer(directory, record, format, to, show)
+    exporter = _exporter(directory, record, format, storage)
+    _require_empty(to)
+    writer = _writer(directory, record, format, exporter, show, storage)
     with _whole_folder(to) as folder:
         writer.write(row, budget, folder)
     return row
@@ -74,6 +87,7 @@ def export_sweep(
     to: Path,
     format: str,
     show: ExportProgress = _silent,
+    storage: StorageOptions = DEFAULT_STORAGE,
 ) -> list[pd.Series]:
     """Export the best configuration within each of several budgets of average bits.
 
@@ -83,7 +97,9 @@ def export_sweep(
     """
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
-    writer = _writer(directory, record, format, to, show)
+    exporter = _exporter(directory, record, format, storage)
+    _require_empty(to)
+    writer = _writer(directory, record, format, exporter, show, storage)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -100,29 +116,62 @@ def export_sweep(
     return rows
 
 
+@dataclass(frozen=True)
+class PlannedExport:
+    """What an export would write: the row of ``trials.parquet``, and bytes of its weight files."""
+
+    row: pd.Series
+    files: Mapping[str, int]
+
+    @property
+    def total(self) -> int:
+        """Bytes of all weight files."""
+        return sum(self.files.values())
+
+
+def plan_exports(
+    directory: Path,
+    budgets: Sequence[Budget],
+    format: str,
+    show: ExportProgress = _silent,
+    storage: StorageOptions = DEFAULT_STORAGE,
+) -> list[PlannedExport]:
+    """Return what an export of each of some budgets would write; nothing is quantized or written.
+
+    Raises:
+        InputError: As the export would, or if the format cannot say it.
+    """
+    record = read_study(directory)
+    rows = [best_within(record, directory, budget) for budget in budgets]
+    exporter = _exporter(directory, record, format, storage)
+    if not isinstance(exporter, SupportsDryRun):
+        raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
+    writer = _writer(directory, record, format, exporter, show, storage)
+    planned = []
+    for budget, row in zip(budgets, rows, strict=True):
+        planned.append(PlannedExport(row, exporter.weight_bytes(writer.job(row))))
+        writer.require_within(budget, row, planned[-1].total)
+    return planned
+
+
 def _summary(row: pd.Series, record: StudyRecord) -> dict[str, Any]:
     values = row_values(record, row)
     return {name: values[name] for name in ("trial", "average_bits", "loss", "estimated_loss")}
 
 
-class _WatchedJob:
-    """An export job, all of whose answers it gives, that shows which layer is asked for."""
+def _watched(job: ExportJob, show: Callable[[int, int], None]) -> ExportJob:
+    """Return a job that shows which layer is asked for."""
 
-    def __init__(self, job: ExportJob, show: Callable[[int, int], None]) -> None:
-        self._job = job
-        self._show = show
+    def quantized(position: int) -> QuantizedTensor:
+        show(position + 1, len(job.layers))
+        return job.quantized(position)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._job, name)
-
-    def quantized(self, position: int) -> QuantizedTensor:
-        self._show(position + 1, len(self._job.layers))
-        return self._job.quantized(position)
-
-    def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for number, factors in enumerate(self._job.factors(), 1):
-            self._show(number, len(self._job.layers))
+    def factors() -> Iterator[tuple[Tensor, Tensor]]:
+        for number, factors in enumerate(job.factors(), 1):
+            show(number, len(job.layers))
             yield factors
+
+    return with_answers(job, {"quantized": quantized, "factors": factors})
 
 
 @dataclass(frozen=True)
@@ -135,42 +184,70 @@ class _Writer:
     format: str
     exporter: Exporter
     show: ExportProgress
+    storage: StorageOptions
+
+    def job(self, row: pd.Series) -> ExportJob:
+        """Return the export job of a row's configuration."""
+        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
+        assert isinstance(self.trainer, SupportsExport)
+        return self.storage.job(self.trainer.export_job(row_configuration(row)))
+
+    def require_within(self, budget: Budget, row: pd.Series, nbytes: int) -> None:
+        """Raise InputError if a row's weight files take more than a budget of bytes."""
+        if budget.kind == "bytes" and nbytes > budget.limit:
+            raise InputError(
+                f"{budget} is for the format 'packed' with --dtype {OWN_TYPE}: as {self.format!r}"
+                f" with --dtype {self.storage.dtype}, trial {row['trial']} takes"
+                f" {size_needed(nbytes, budget.unit)}"
+            )
 
     def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
         """Write the configuration of a row into an empty folder, with what was measured of it."""
-        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
-        assert isinstance(self.trainer, SupportsExport)
         phase = f"writing trial {row['trial']}"
         self.show(phase)
-        job = self.trainer.export_job(row_configuration(row))
-        self.exporter.write(cast(ExportJob, _WatchedJob(job, partial(self.show, phase))), folder)
+        job = self.job(row)
+        self.exporter.write(_watched(job, partial(self.show, phase)), folder)
         suffixes = self.exporter.weight_files
         facts = {
             **export_facts(self.record, row),
             "format": self.format,
+            "dtype": str(job.storage.dtype).removeprefix("torch."),
+            "adapter_bits": job.storage.adapter_bits,
             "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
             "weight_file_bytes": sum(
                 path.stat().st_size for path in folder.rglob("*") if path.suffix in suffixes
             ),
         }
-        if budget.kind == "bytes" and facts["weight_file_bytes"] > budget.limit:
-            raise InputError(
-                f"{budget} is for the format 'packed': as {self.format!r}, trial {facts['trial']}"
-                f" takes {size_needed(facts['weight_file_bytes'], budget.unit)}"
-            )
+        self.require_within(budget, row, facts["weight_file_bytes"])
         write_json(folder / FACTS_FILE, facts)
         add_values(folder, facts)
 
 
-def _writer(
-    directory: Path, record: StudyRecord, format: str, to: Path, show: ExportProgress
-) -> _Writer:
-    """Return what writes the study's exports, once it is clear that it can write there."""
+def _exporter(
+    directory: Path, record: StudyRecord, format: str, storage: StorageOptions
+) -> Exporter:
+    """Return a study's exporter, once it is clear that the format is for it."""
     if record.trainer == OBJECTIVE:
         raise InputError(f"{directory}: {PYTHON_ONLY}")
     exporter = load_exporter(format, record.trainer, record.quantizer)
+    storage.require(exporter, format)
+    return exporter
+
+
+def _require_empty(to: Path) -> None:
     if to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
+
+
+def _writer(
+    directory: Path,
+    record: StudyRecord,
+    format: str,
+    exporter: Exporter,
+    show: ExportProgress,
+    storage: StorageOptions,
+) -> _Writer:
+    """Return what writes the study's exports; the model is loaded when it does."""
     path = directory / STUDY_YAML
     components = build_components(read_study_yaml(path), str(path))
     if not isinstance(components.trainer, SupportsExport):
@@ -181,7 +258,7 @@ def _writer(
     facts = read_data_facts(directory)
     if facts is not None and isinstance(components.trainer, SupportsDataFacts):
         components.trainer.use_data_facts(facts)
-    return _Writer(directory, record, components.trainer, format, exporter, show)
+    return _Writer(directory, record, components.trainer, format, exporter, show, storage)
 
 
 @contextmanager

@@ -64,7 +64,8 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
         " ± is a standard error, of the estimated loss a standard deviation."
-        f" Losses and metrics are those of {MEASURED}.",
+        f" Losses and metrics are those of {MEASURED}. They were measured before what is not"
+        " quantized was rounded to the types of these files.",
         "",
         "| | |",
         "|---|---|",

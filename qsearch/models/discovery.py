@@ -1,13 +1,15 @@
-"""Which linear layers of a model are quantizable, and what each does in its block."""
+"""Which layers of a model are quantizable, and what each does in its block."""
 
 from __future__ import annotations
 
 import fnmatch
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from qsearch.errors import InputError
-from qsearch.space.layers import LayerSpec
+from qsearch.models.tables import embedding_tables, find_tables
+from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -49,9 +51,10 @@ def backbone(model: nn.Module) -> tuple[str, nn.Module]:
 def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple[LayerSpec, ...]:
     """Return the linear layers inside transformer blocks, in module order.
 
-    A block is a member of a module list, and its place there is its index. Embeddings, poolers
-    and heads are outside blocks, so they are not quantizable. Names are relative to the headless
-    model: the same with a task head and without.
+    A block is a member of a module list, and its place there is its index. Poolers and task heads
+    are outside blocks, so they are not quantizable; for the token embedding and an output head see
+    :func:`discover_tables`. Names are relative to the headless model: the
+    same with a task head and without.
 
     Raises:
         InputError: If the model has no linear layer in a block, or no pattern matches one.
@@ -62,6 +65,21 @@ def discover_layers(model: nn.Module, patterns: Sequence[str] = ("*",)) -> tuple
             f"model {type(model).__name__} has no linear layers inside a list of blocks"
         )
     return matching_layers(layers, patterns)
+
+
+def discover_tables(model: nn.Module) -> tuple[LayerSpec, ...]:
+    """Return what :func:`~qsearch.models.tables.find_tables` finds, named as by discover_layers.
+
+    The embedding's name is relative to the headless model; an output head is outside that, so its
+    name is its path.
+    """
+    prefix, _ = backbone(model)
+    return tuple(
+        replace(table, name=table.name.removeprefix(f"{prefix}."))
+        if prefix and table.role == EMBEDDING
+        else table
+        for table in find_tables(model)
+    )
 
 
 def matching_layers(layers: Sequence[LayerSpec], patterns: Sequence[str]) -> tuple[LayerSpec, ...]:
@@ -80,25 +98,30 @@ def matching_layers(layers: Sequence[LayerSpec], patterns: Sequence[str]) -> tup
     return matching
 
 
-def find_layers(model: nn.Module, patterns: Sequence[str] | None = None) -> tuple[LayerSpec, ...]:
-    """Return the linear layers of any module, by their paths in it.
+def find_layers(
+    model: nn.Module, patterns: Sequence[str] | None = None, embeddings: bool = False
+) -> tuple[LayerSpec, ...]:
+    """Return the linear layers of any module, by their paths in it, after embeddings if wanted.
 
     Without patterns, those inside transformer blocks; all, if the module has no list of blocks.
-    With patterns, those whose path matches one, wherever they are.
+    Embeddings are then the token embedding, and an output head with a weight of its own. With
+    patterns, all of both whose path matches one, wherever they are.
 
     Raises:
         InputError: If there are none.
     """
     layers = linear_layers(model)
-    if not layers:
+    if not layers and not embeddings:
         raise InputError(
             f"model {type(model).__name__} has no linear layers (torch.nn.Linear) to quantize"
         )
     if patterns is None:
+        tables = find_tables(model) if embeddings else ()
         blocks = {layer.name for layer in _block_layers(model)}
-        return _own_weights(
-            model, [layers[name] for name in layers if name in blocks or not blocks]
-        )
+        inside = [layers[name] for name in layers if name in blocks or not blocks]
+        return _own_weights(model, [*tables, *inside])
+    if embeddings:
+        layers = embedding_tables(model) | layers
     matching = [
         layer
         for name, layer in layers.items()
@@ -106,7 +129,7 @@ def find_layers(model: nn.Module, patterns: Sequence[str] | None = None) -> tupl
     ]
     if not matching:
         raise InputError(
-            f"layers: {list(patterns)} match none of the model's {len(layers)} linear layers; their"
+            f"layers: {list(patterns)} match none of the model's {len(layers)} layers; their"
             f" names are like {list(layers)[:3]}"
         )
     return _own_weights(model, matching)
@@ -139,11 +162,15 @@ def _own_weights(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[LayerSp
         first.setdefault(id(weight), layer)
     for name, module in model.named_modules():
         shared = first.get(id(module._parameters.get("weight")))
-        if shared is not None and not isinstance(module, nn.Linear):
-            raise InputError(
-                f"layer {shared.name!r} shares its weight with {name!r}, which would be quantized"
-                " with it; leave the layer out with layers="
-            )
+        if shared is None or isinstance(module, nn.Linear):
+            continue
+        if shared.role == EMBEDDING and isinstance(module, nn.Embedding):
+            continue
+        both = ", or take both with embeddings=True" if isinstance(module, nn.Embedding) else ""
+        raise InputError(
+            f"layer {shared.name!r} shares its weight with {name!r}, which would be quantized with"
+            f" it; leave the layer out with layers={both}"
+        )
     return tuple(first.values())
 
 
@@ -168,9 +195,15 @@ def require_same_layers(expected: Sequence[LayerSpec], loaded: Sequence[LayerSpe
 
 
 def full_layer_names(model: nn.Module, layers: Sequence[LayerSpec]) -> tuple[str, ...]:
-    """Return the layers' module paths in a model that may have a task head around them."""
+    """Return the layers' module paths in a model that may have a head around them.
+
+    An output head is not inside the headless model: its name is its path.
+    """
     prefix, _ = backbone(model)
-    return tuple(f"{prefix}.{layer.name}" if prefix else layer.name for layer in layers)
+    return tuple(
+        f"{prefix}.{layer.name}" if prefix and layer.role != HEAD else layer.name
+        for layer in layers
+    )
 
 
 def _block_layers(model: nn.Module) -> Iterator[LayerSpec]:
@@ -182,7 +215,13 @@ def _block_layers(model: nn.Module) -> Iterator[LayerSpec]:
                 if isinstance(module, nn.Linear):
                     name = ".".join(part for part in (list_name, str(index), path) if part)
                     shape = (module.out_features, module.in_features)
-                    yield LayerSpec(name, ROLES.get(path, path or "linear"), index, shape)
+                    yield LayerSpec(name, _role(path), index, shape)
+
+
+def _role(path: str) -> str:
+    """Return the role of a layer by its path in its block; those of tables are not for it."""
+    role = ROLES.get(path, path or "linear")
+    return f"{role} layer" if role in (EMBEDDING, HEAD) else role
 
 
 def _outermost_lists(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.ModuleList]]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import backbone, linear_layers
+from qsearch.models.tables import embedding_tables
 from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration import LayerConfiguration
@@ -29,11 +30,11 @@ def quantized_weights(
         InputError: If the module lacks a layer, or has quantized weights already.
     """
     require_original(model)
-    layers = {name: _linear(model, name) for name in configuration}
+    layers = {name: _layer(model, name) for name in configuration}
     specs: dict[str, LayerSpec] = {}
     if isinstance(quantizer, SupportsLayers):
         for root in (backbone(model)[1], model):
-            specs |= linear_layers(root)
+            specs |= embedding_tables(root) | linear_layers(root)
     originals = {name: layer.weight.data for name, layer in layers.items()}
     for layer in layers.values():
         setattr(layer, _MARK, True)
@@ -61,15 +62,16 @@ def require_original(model: nn.Module) -> None:
         )
 
 
-def _linear(model: nn.Module, name: str) -> nn.Linear:
+def _layer(model: nn.Module, name: str) -> nn.Linear | nn.Embedding:
     """Return a layer by its path in the module, or in its part without a head."""
     for root in (model, backbone(model)[1]):
         try:
             layer = root.get_submodule(name)
         except AttributeError:
             continue
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear | nn.Embedding):
             return layer
     raise InputError(
-        f"model {type(model).__name__} has no linear layer {name!r}, which the configuration names"
+        f"model {type(model).__name__} has no linear layer or embedding {name!r}, which the"
+        " configuration names"
     )

@@ -44,6 +44,18 @@ class SupportsExampleCount(Protocol):
 
 
 @runtime_checkable
+class SupportsChanceLoss(Protocol):
+    """Optional for tasks. With it, reports warn where a model does hardly better than guessing."""
+
+    def chance_loss(self, split: Split) -> float:
+        """Return what guessing loses on a split, nats, such as the entropy of its labels.
+
+        Called when :meth:`SupportsExampleCount.examples` is.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsDataCheck(Protocol):
     """Optional for tasks. With it, ``qsearch check`` refuses data that a run would refuse."""
 
@@ -82,6 +94,22 @@ class SupportsHoldOut(Protocol):
         """Move a fixed random part of the training examples to the split ``held-out``.
 
         Called before :meth:`Task.prepare`. A task may round the number, such as to whole sequences.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsEmbeddings(Protocol):
+    """Optional for trainers. With it, ``space.embeddings`` can be true."""
+
+    def search_embeddings(self) -> None:
+        """Have :meth:`Trainer.layers` return embedding and output head too, after other layers.
+
+        Called right after the trainer is made. See
+        :func:`~qsearch.models.discovery.discover_tables`.
+
+        Raises:
+            InputError: If the trainer's method has no place for them.
         """
         ...
 
@@ -156,6 +184,19 @@ class SupportsReferenceFile(Protocol):
 
         Raises:
             DamagedFileError: If what is kept is damaged, or of another model or other examples.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLoadedModel(Protocol):
+    """Optional for trainers. With it, ``qsearch evaluate`` has the loaded model to compare with."""
+
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, without an adapter.
+
+        None where that means nothing, such as with a head that has to be trained. Later evaluations
+        do not change.
         """
         ...
 
@@ -366,6 +407,21 @@ class SupportsExport(Protocol):
         """Return a configuration under the state as it is; the state stays as it is.
 
         It holds until the trainer's next call.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDryRun(Protocol):
+    """Optional for exporters. With it, ``qsearch export --dry-run`` says what an export takes."""
+
+    def weight_bytes(self, job: ExportJob) -> Mapping[str, int]:
+        """Return the bytes of each weight file that would be written, by its path in the folder.
+
+        They follow from shapes and configuration; nothing is quantized.
+
+        Raises:
+            InputError: If the format cannot hold the configuration.
         """
         ...
 

@@ -9,7 +9,11 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsFootprint, SupportsShapeBits
+from qsearch.plugins.capabilities import (
+    SupportsEmbeddings,
+    SupportsFootprint,
+    SupportsShapeBits,
+)
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.plugins.trial_columns import require_names
@@ -58,6 +62,13 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
     _require_own_name("quantizer", spec.quantizer, quantizer.name, source)
     _require_own_name("task", spec.task, task.name, source)
     trainer: Trainer = trainer_type(trainer_options, spec.model, task, quantizer, spec.seed)
+    if spec.space.embeddings:
+        if not isinstance(trainer, SupportsEmbeddings):
+            raise InputError(
+                f"{source}: space.embeddings: trainer {spec.trainer.name!r} quantizes no"
+                " embeddings; leave it false"
+            )
+        trainer.search_embeddings()
     layers = tuple(trainer.layers())
     require_roles(spec.space, layers, source)
     space = space_of(quantizer, layers, spec.space.fused_roles)

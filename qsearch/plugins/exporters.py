@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 if TYPE_CHECKING:  # An exporter is asked for at once, and torch takes a second.
@@ -17,11 +18,26 @@ if TYPE_CHECKING:  # An exporter is asked for at once, and torch takes a second.
     from qsearch.spec.sections import ModelSpec
 
 
+@dataclass(frozen=True)
+class Storage:
+    """In which types an export stores what is not quantized.
+
+    Args:
+        dtype: Of the model's floating-point tensors, and of the adapter.
+        adapter_bits: 8 for an adapter in codes, which only formats that say so are asked for.
+    """
+
+    dtype: torch.dtype
+    adapter_bits: int | None = None
+
+
 class ExportJob(Protocol):
     """What an exporter gets: one configuration under a trainer's state, ready to be written.
 
     What quantizable layer ``position`` computes from inputs x is x·(W̃ + B·A)ᵀ and its bias, where
-    W̃ is the dequantized :meth:`quantized` weight, and A and B are the layer's :meth:`factors`.
+    W̃ is the dequantized :meth:`quantized` weight, and A and B are the layer's :meth:`factors`. A
+    layer of the role ``embedding`` looks rows of W̃ up, and an output head that is tied to it
+    computes with W̃ too; under the head's own name, :meth:`state` has the original weight.
     Everything else is in :meth:`state`. Tensors are the trainer's own: an exporter changes none.
     """
 
@@ -75,6 +91,16 @@ class ExportJob(Protocol):
         ...
 
     @property
+    def storage(self) -> Storage:
+        """How to store what is not quantized: by default, in 16 bits.
+
+        A trainer gives the checkpoint's own type where it has 16 bits, else bfloat16; an exporter
+        gets what the user asks for instead. Tensors of the job have the type that the model in
+        memory computes in.
+        """
+        ...
+
+    @property
     def has_adapter(self) -> bool:
         """Whether there is more to a layer than its quantized weight."""
         ...
@@ -94,7 +120,8 @@ class ExportJob(Protocol):
     def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each layer's A (rank × input features) and B (output features × rank).
 
-        B has the adapter's scaling in it. Without an adapter there are none.
+        B has the adapter's scaling in it. Without an adapter there are none; the rank is 0 for a
+        layer that has none, such as an embedding.
         """
         ...
 
@@ -119,7 +146,10 @@ class Exporter(Protocol):
     see :class:`~qsearch.plugins.capabilities.SupportsQuantizerCheck`."""
     weight_files: ClassVar[tuple[str, ...]]
     """Suffixes of the files that hold weights, such as ``.safetensors``: their bytes are compared
-    with budgets, and are in the model card."""
+    with budgets, and are in the model card.
+
+    Optional is ``adapter_bits``, a tuple: bits of adapters in codes that it can store, such as 8.
+    """
 
     def write(self, job: ExportJob, directory: Path) -> None:
         """Write files into an empty directory.

@@ -14,17 +14,21 @@ class RunningMemory:
         cache_bytes_per_token: Of keys and values that a causal model keeps.
         activation_bytes_per_token: Of intermediate results, at most.
         tokens: That the study's task feeds at once; the default length of a sequence.
+        loading_bytes: By which the weights grow when they are loaded: what is stored in 16 bits is
+            in memory in the type to compute in.
     """
 
     layer_bytes: int
     cache_bytes_per_token: int
     activation_bytes_per_token: int
     tokens: int
+    loading_bytes: int = 0
 
     def nbytes(self, tokens: int | None = None) -> int:
         """Return its bytes for one sequence of some length: one layer, activations, and cache."""
         per_token = self.cache_bytes_per_token + self.activation_bytes_per_token
-        return self.layer_bytes + (self.tokens if tokens is None else tokens) * per_token
+        length = self.tokens if tokens is None else tokens
+        return self.loading_bytes + self.layer_bytes + length * per_token
 
 
 @dataclass(frozen=True)

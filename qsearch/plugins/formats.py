@@ -20,6 +20,19 @@ def installed_formats() -> tuple[tuple[str, str], ...]:
     return tuple(formats)
 
 
+def formats_with_adapter_bits(bits: int) -> tuple[str, ...]:
+    """Return the names of the installed formats that store an adapter in codes of some bits."""
+    formats = []
+    for plugin in installed_plugins("exporters"):
+        try:
+            exporter = _exporter(plugin.name)
+        except InputError:
+            continue  # A broken package must not hide the others.
+        if bits in getattr(exporter, "adapter_bits", ()):
+            formats.append(plugin.name)
+    return tuple(formats)
+
+
 def load_exporter(format: str, trainer: str, quantizer: str) -> Exporter:
     """Return the exporter of a format for a study, whose trainer and quantizer are not imported.
 

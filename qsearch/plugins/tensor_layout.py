@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -56,6 +56,35 @@ class SupportsRows(Protocol):
 
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return rows ``first`` to ``last`` of the float32 weight (rows × input features)."""
+        ...
+
+
+Elements = Callable[["Tensor"], "Tensor"]
+"""Returns the elements of a stored tensor at positions (int64, of any shape) in its flat order.
+
+Of packed codes, those alone are unpacked.
+"""
+
+
+@runtime_checkable
+class SupportsLookup(Protocol):
+    """Optional for packable quantizers. With it, an embedding's rows are looked up alone.
+
+    Without, each look-up dequantizes the whole table: by block with :class:`SupportsRows`.
+    """
+
+    def look_up(
+        self,
+        elements: Mapping[str, Elements],
+        shape: tuple[int, int],
+        configuration: LayerConfiguration,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return some rows of the float32 weight (rows × input features), as it is dequantized.
+
+        ``elements`` are those of the tensors that :meth:`PackableQuantizer.layout` names, for a
+        weight of this shape; rows are any of its rows (int64).
+        """
         ...
 
 

@@ -10,13 +10,17 @@ from qsearch.errors import InputError
 FUSED_ROLES: tuple[tuple[str, ...], ...] = (("query", "key", "value"), ("gate", "up"))
 """Roles whose layers inference engines fuse into one matrix within a block."""
 
+EMBEDDING, HEAD = "embedding", "head"
+"""Roles of tables: a token embedding, and an output head with a weight of its own."""
+
 
 @dataclass(frozen=True)
 class LayerSpec:
-    """One quantizable linear weight.
+    """One quantizable weight, of a linear layer or an embedding.
 
     The name is its module path in the model, the role what it does in its block (distinct roles
     have distinct names), the block an index from 0, the shape (output features, input features).
+    A table, which is in no block, has block 0 and the shape (vocabulary, width).
     """
 
     name: str
@@ -36,6 +40,11 @@ class LayerSpec:
     def parameters(self) -> int:
         """Number of weights."""
         return self.shape[0] * self.shape[1]
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it is a token embedding or an output head."""
+        return self.role in (EMBEDDING, HEAD)
 
 
 @dataclass(frozen=True)

@@ -75,11 +75,14 @@ class SpaceSpec(BaseModel):
     Args:
         tied: ``fused`` ties the roles that inference engines fuse (query, key and value; gate
             and up); a list of role lists ties those; ``none`` ties nothing.
+        embeddings: Whether the token embedding and the output head are layers too. A head that is
+            tied to the embedding is one layer with it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tied: Literal["none", "fused"] | tuple[tuple[str, ...], ...] = "none"
+    embeddings: bool = False
 
     @property
     def fused_roles(self) -> tuple[tuple[str, ...], ...]:

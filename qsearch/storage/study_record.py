@@ -71,6 +71,7 @@ class StudyFacts:
             divided by the area between this point and (0, least average bits); see
             :func:`~qsearch.search.pareto.ideal_point` for negative losses.
         versions: Of the libraries that ran its last session.
+        chance_loss: What guessing loses on the validation examples, nats; None if it is not known.
         objective: What the search lowers: the loss, or a metric by its name. Fronts, hypervolume
             and the reference point are of it.
         format: Version of the file's form.
@@ -91,6 +92,7 @@ class StudyFacts:
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
+    chance_loss: float | None = None
     objective: str = "loss"
     format: Literal[2] = 2
 

@@ -10,7 +10,7 @@ from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
 from qsearch.experiment.trials import UNIFORM, Trials
 from qsearch.monitoring.events import Emit
-from qsearch.plugins.capabilities import SupportsExampleCount
+from qsearch.plugins.capabilities import SupportsChanceLoss, SupportsExampleCount
 from qsearch.plugins.components import StudyComponents
 from qsearch.provenance.session import Session
 from qsearch.search.pareto import segment_edges
@@ -75,6 +75,12 @@ class RunningStudy:
         """Trials of the first set that quantize all layers alike: each round evaluates them."""
         trials = self.trials
         return tuple(n for n in trials.initial() if trials.method(n) == UNIFORM)
+
+    @cached_property
+    def chance_loss(self) -> float | None:
+        """What guessing loses on the validation examples, nats; None if the task does not say."""
+        task = self.components.task
+        return task.chance_loss("validation") if isinstance(task, SupportsChanceLoss) else None
 
     def training_set(self, round: int) -> tuple[tuple[int, ...], int]:
         """Return a round's training set, and how many trials exist before its search."""

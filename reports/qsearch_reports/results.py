@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from qsearch.claims.claims import NO_CLAIMS, Claims, study_claims
+from qsearch.claims.study_claims import NO_CLAIMS, Claims, study_claims
 from qsearch.errors import InputError
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import finish_reason

@@ -112,9 +112,10 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_llama(folder: Path, intermediate_size: int) -> Path:
+def save_llama(folder: Path, intermediate_size: int, tied: bool = False) -> Path:
     """Save a small Llama with its tokenizer."""
-    config = small_config("Llama", num_key_value_heads=1, intermediate_size=intermediate_size)
+    sizes = {"num_key_value_heads": 1, "intermediate_size": intermediate_size}
+    config = small_config("Llama", **sizes, tie_word_embeddings=tied)
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)
     small_tokenizer().save_pretrained(folder)
@@ -124,6 +125,12 @@ def save_llama(folder: Path, intermediate_size: int) -> Path:
 @pytest.fixture(scope="session")
 def llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_llama(tmp_path_factory.mktemp("llama"), 48)
+
+
+@pytest.fixture(scope="session")
+def tied_llama_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small Llama whose output head is its embedding, with rows of whole groups of 32."""
+    return save_llama(tmp_path_factory.mktemp("tied"), 64, tied=True)
 
 
 def write_rows(path: Path, count: int, seed: int) -> Path:
@@ -163,24 +170,27 @@ def make_trainer(bert_folder: Path, table_files: tuple[Path, Path]) -> Callable[
         task: Any = None,
         model: Path | str = bert_folder,
         layers: tuple[str, ...] = ("*",),
+        embeddings: bool = False,
         **options: object,
     ) -> Any:
         fields = {"rank": 4, "steps": 4, "batch_size": 8, "warmup_steps": 1} | options
-        return method(
+        trainer = method(
             method.Options(**fields),
             ModelSpec(name=str(model), layers=layers),
             task or classification(table_files),
             plugin or RoundingQuantizer(),
             seed,
         )
+        if embeddings:
+            trainer.search_embeddings()
+        return trainer
 
     return make
 
 
-@pytest.fixture
-def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
-    """Return a maker of tasks on a text of words; the task's options as keywords."""
-    text = tmp_path / "text.txt"
+def causal_tasks(folder: Path) -> Callable[..., CausalLanguageModelling]:
+    """Return a maker of tasks on a text of words in a folder; the task's options as keywords."""
+    text = folder / "text.txt"
     text.write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
 
     def make(**options: object) -> CausalLanguageModelling:
@@ -188,6 +198,12 @@ def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
         return CausalLanguageModelling(CausalLanguageModelling.Options(**fields))
 
     return make
+
+
+@pytest.fixture
+def make_causal_task(tmp_path: Path) -> Callable[..., CausalLanguageModelling]:
+    """Return a maker of tasks on a text of words; the task's options as keywords."""
+    return causal_tasks(tmp_path)
 
 
 @pytest.fixture(scope="session")

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import torch
 
+from qsearch.deployment.storage_options import StorageOptions
 from qsearch.plugins.capabilities import SupportsQuantizerCheck
 from qsearch.plugins.registry import load_plugin
 
 
-def export(trainer, configuration, directory, format) -> None:
-    """Write a configuration as the engine does."""
+def export(
+    trainer, configuration, directory, format, dtype="float32", adapter_bits=None
+) -> dict[str, int]:
+    """Write a configuration as the engine does; return the bytes that were planned for its files.
+
+    In float32, unless told otherwise, since most tests compare with what a study computes.
+    """
     exporter = load_plugin("exporters", format)()
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(trainer.study.quantizer)
     directory.mkdir(parents=True, exist_ok=True)
-    exporter.write(trainer.export_job(configuration), directory)
+    options = StorageOptions(dtype, adapter_bits)
+    options.require(exporter, format)
+    planned = exporter.weight_bytes(options.job(trainer.export_job(configuration)))
+    exporter.write(options.job(trainer.export_job(configuration)), directory)
+    return planned
+
+
+def weight_files(directory) -> dict[str, int]:
+    """Bytes of each weight file in a folder, by its path."""
+    return {
+        path.relative_to(directory).as_posix(): path.stat().st_size
+        for path in directory.rglob("*")
+        if path.suffix in (".safetensors", ".gguf")
+    }
 
 
 @torch.no_grad()

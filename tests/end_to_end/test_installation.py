@@ -244,7 +244,7 @@ def test_its_own_format_holds_what_the_merged_model_computes(
     packages: Path, directory: Path, tmp_path: Path
 ) -> None:
     for format in ("ternary", "merged"):
-        into = ["--to", tmp_path / format, "--format", format]
+        into = ["--to", tmp_path / format, "--format", format, "--dtype", "float32"]
         run_with(packages, command("export", directory, "--bits", "4", *into))
     card = (tmp_path / "ternary" / "README.md").read_text()
     assert "## Measured values" in card

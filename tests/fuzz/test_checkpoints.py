@@ -33,7 +33,7 @@ from qsearch_coalora.models.tokenizers import load_tokenizer  # noqa: E402
 from qsearch_quantizers.integer.quantizer import Integer  # noqa: E402
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark  # noqa: E402
 from qsearch_quantizers.packed.verification import file_digests, settings_digest  # noqa: E402
-from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers  # noqa: E402
+from qsearch_quantizers.packed.writing import PackedExport, QuantizedLayer  # noqa: E402
 from transformers import AutoModelForSequenceClassification  # noqa: E402
 
 WEIGHTS = "model.safetensors"
@@ -64,7 +64,10 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = quantizer.choices().layer_configuration(4)
     weights = {name: model.get_submodule(name).weight for name in names}
     layers = (QuantizedLayer(n, quantizer.quantize(w, chosen)) for n, w in weights.items())
-    write_packed_layers(model, model.state_dict(), quantizer, {}, layers, folder)
+    configuration = dict.fromkeys(names, chosen)
+    state = model.state_dict()
+    export = PackedExport(model, state, quantizer, {}, configuration, 0, torch.bfloat16)
+    export.write(layers, folder)
     return folder
 
 

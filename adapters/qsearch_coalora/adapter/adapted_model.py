@@ -25,6 +25,7 @@ from qsearch_coalora.weights.cache import BoundedCache
 from qsearch_coalora.weights.input_norm import InputNorm, input_norms
 from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_coalora.weights.switching import QuantizedWeights
+from qsearch_coalora.weights.tables import table_at
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -33,7 +34,9 @@ class AdaptedModel:
     """The base model, its quantized weights, the adapter and the task head.
 
     Base weights and all biases of the base model are frozen. The first ``shape.fixed_rank`` rows
-    of each A and columns of each B hold residual factors and are not trained.
+    of each A and columns of each B hold residual factors and are not trained. Of the layers, which
+    are all quantized, the tables come last and have no LoRA; so a position is of the same layer
+    among all layers and among those with LoRA.
 
     The initial adapter and θ are drawn from the seed.
     """
@@ -48,32 +51,37 @@ class AdaptedModel:
         seed: int,
     ) -> None:
         self.layers = tuple(layers)
+        self.adapted_layers = tuple(layer for layer in layers if not layer.is_table)
+        assert self.layers[: len(self.adapted_layers)] == self.adapted_layers
         self.options = options
         self.shape = shape
         self.head_names = loaded.head
-        self.peft_model = wrap_in_lora(loaded, layers, options, seed).to(options.device)
+        paths = full_layer_names(loaded.module, layers)
+        adapted, tables = paths[: len(self.adapted_layers)], paths[len(self.adapted_layers) :]
+        self.tables = tuple(table_at(loaded.module, path) for path in tables)
+        self.peft_model = wrap_in_lora(loaded, adapted, options, seed).to(options.device)
         base = self.peft_model.get_base_model()
-        self.lora_layers: tuple[Any, ...] = tuple(
-            base.get_submodule(name) for name in full_layer_names(loaded.module, layers)
-        )
+        self.lora_layers: tuple[Any, ...] = tuple(base.get_submodule(path) for path in adapted)
         self.theta: Theta | None = None
         bases = None
         if shape.theta is not None:
             generator = torch.Generator().manual_seed(seed)
-            self.theta = Theta(quantizer.choices(), layers, options.rank, shape.theta, generator)
+            choices = quantizer.choices()
+            adapted_layers = self.adapted_layers
+            self.theta = Theta(choices, adapted_layers, options.rank, shape.theta, generator)
             self.theta.to(options.device).requires_grad_(shape.theta_rate > 0)
             if shape.theta.adjustment == "additive":
                 bases = [
                     random_basis(options.rank, layer.shape[1], generator).to(options.device)
-                    for layer in layers
+                    for layer in self.adapted_layers
                 ]
         projections = [layer.lora_A[ADAPTER] for layer in self.lora_layers]
         self.projections = FoldedProjections(projections, bases)
         self.cache = BoundedCache(options.cache_mebibytes * 2**20)
-        self.weights = QuantizedWeights(
-            layers, [layer.base_layer for layer in self.lora_layers], quantizer, self.cache
-        )
-        names = [layer.name for layer in layers]
+        modules = [layer.base_layer for layer in self.lora_layers]
+        modules += [table.modules[0] for table in self.tables]
+        self.weights = QuantizedWeights(layers, modules, quantizer, self.cache)
+        names = [layer.name for layer in self.adapted_layers]
         self.residual = ResidualRows(
             shape.fixed_rank, options.scaling, names, list(self.factors()), self.weights
         )
@@ -102,10 +110,13 @@ class AdaptedModel:
             follow(configuration)
 
     def adjustments(self, configuration: Configuration) -> Tensor | None:
-        """Return U of a configuration (layers × r × r), with its graph to θ; None without θ."""
+        """Return U of a configuration (adapted layers × r × r), with its graph to θ.
+
+        None without θ.
+        """
         if self.theta is None:
             return None
-        codes = self.theta.encode(configuration, self.layers)
+        codes = self.theta.encode(configuration, self.adapted_layers)
         U: Tensor = self.theta(codes.to(self.options.device))
         return U
 
@@ -136,7 +147,9 @@ class AdaptedModel:
         A merged adapter is W + B·A·(α/r), quantized as one; nothing is added next to it then.
         """
 
-        def product(position: int, configuration: LayerConfiguration) -> Tensor:
+        def product(position: int, configuration: LayerConfiguration) -> Tensor | None:
+            if position >= len(self.lora_layers):
+                return None
             layer = self.lora_layers[position]
             A, B = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
             result: Tensor = (B @ A).detach() * self.options.scaling
@@ -160,17 +173,19 @@ class AdaptedModel:
             self.residual.freeze()
 
     def second_moments(self, batches: Batches) -> dict[str, Tensor]:
-        """Return the second moment of each layer's inputs in the base model, by its name.
+        """Return the second moment of each adapted layer's inputs in the base model, by its name.
 
         They are those of the model in full precision: what precedes a layer is quantized
         differently in every configuration.
         """
         with self.base_model():
             moments = second_moments(self.lora_layers, self.logits, batches)
-        return {layer.name: moment for layer, moment in zip(self.layers, moments, strict=True)}
+        return {
+            layer.name: moment for layer, moment in zip(self.adapted_layers, moments, strict=True)
+        }
 
     def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return the norm of each layer's inputs in the base model, as tensors by its name.
+        """Return the norm of each adapted layer's inputs in the base model, as tensors by name.
 
         The generator draws where the search for principal components starts.
         """
@@ -178,20 +193,21 @@ class AdaptedModel:
             norms = input_norms(self.lora_layers, self.logits, batches, generator)
         return {
             f"{layer.name}.{part}": tensor
-            for layer, norm in zip(self.layers, norms, strict=True)
+            for layer, norm in zip(self.adapted_layers, norms, strict=True)
             if norm is not None
             for part, tensor in norm.tensors().items()
         }
 
     def use_input_norms(self, tensors: Mapping[str, Tensor]) -> None:
         """Take residual factors in the norms that :meth:`input_norms` returned from now on."""
-        self.residual.norms = [InputNorm.of(tensors, layer.name) for layer in self.layers]
+        self.residual.norms = [InputNorm.of(tensors, layer.name) for layer in self.adapted_layers]
 
     def input_sizes(self) -> list[float | None]:
-        """Return each layer's root mean square input, None where it was not measured."""
+        """Return each adapted layer's root mean square input, None where it was not measured."""
+        sizes = self.weights.input_sizes()[: len(self.adapted_layers)]
         return [
             own if norm is None else norm.size
-            for norm, own in zip(self.residual.norms, self.weights.input_sizes(), strict=True)
+            for norm, own in zip(self.residual.norms, sizes, strict=True)
         ]
 
     # Running it
@@ -214,13 +230,15 @@ class AdaptedModel:
     # What is trained
 
     def factors(self) -> Iterator[tuple[nn.Parameter, nn.Parameter]]:
-        """Yield each layer's A (r × input features) and B (output features × r)."""
+        """Yield each adapted layer's A (r × input features) and B (output features × r)."""
         for layer in self.lora_layers:
             yield layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
 
     @torch.no_grad()
     def folded_factors(self, configuration: Configuration) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each layer's A′ (r × input features) and B (output features × r) as plain LoRA.
+        """Yield each adapted layer's A′ (r × input features) and B (output features × r).
+
+        They are those of plain LoRA.
 
         Weights in the model stay as they are; one layer is dequantized at a time.
         """
@@ -252,7 +270,7 @@ class AdaptedModel:
 
     def _named_trained(self) -> dict[str, nn.Parameter]:
         named: dict[str, nn.Parameter] = {}
-        for layer, (A, B) in zip(self.layers, self.factors(), strict=True):
+        for layer, (A, B) in zip(self.adapted_layers, self.factors(), strict=True):
             named |= {f"lora.{layer.name}.A": A, f"lora.{layer.name}.B": B}
         if self.theta is not None:
             named |= {f"theta.{name}": value for name, value in self.theta.named_parameters()}
@@ -267,7 +285,7 @@ class AdaptedModel:
             name: value.detach().clone().cpu().contiguous()
             for name, value in self._named_trained().items()
         }
-        for layer in self.layers:
+        for layer in self.adapted_layers:
             self.residual.clear(copies[f"lora.{layer.name}.A"], copies[f"lora.{layer.name}.B"])
         return copies
 

@@ -1,13 +1,11 @@
-"""The plain PEFT LoRA around a model's quantizable layers."""
+"""The plain PEFT LoRA around linear layers of a model."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from qsearch.models.discovery import full_layer_names
 from qsearch.plugins.protocols import LoadedModel
-from qsearch.space.layers import LayerSpec
 from qsearch_coalora.models.loading import import_library
 from qsearch_coalora.settings.options import TrainingOptions
 
@@ -19,9 +17,9 @@ _TASK_TYPES = {  # By the ending of a model's class name.
 
 
 def wrap_in_lora(
-    loaded: LoadedModel, layers: Sequence[LayerSpec], options: TrainingOptions, seed: int
+    loaded: LoadedModel, paths: Sequence[str], options: TrainingOptions, seed: int
 ) -> Any:
-    """Return the PEFT model whose initial adapter is drawn from the seed."""
+    """Return the PEFT model with LoRA at some paths, whose initial values are drawn by the seed."""
     import torch
 
     peft = import_library("peft")
@@ -30,7 +28,7 @@ def wrap_in_lora(
     config = peft.LoraConfig(
         r=options.rank,
         lora_alpha=options.rank * options.scaling,
-        target_modules=list(full_layer_names(loaded.module, layers)),
+        target_modules=list(paths),
         modules_to_save=list(loaded.head) or None,
         task_type=task,
     )

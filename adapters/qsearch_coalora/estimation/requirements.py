@@ -28,12 +28,15 @@ _ACTIVATION_SHARE = 0.5
 
 
 def adapter_bytes(layers: Sequence[LayerSpec], rank: int) -> int:
-    """Return the bytes of a LoRA's factors for some layers."""
-    return rank * sum(sum(layer.shape) for layer in layers) * _FLOAT_BYTES
+    """Return the bytes of a LoRA's factors for some layers; tables have none."""
+    return rank * sum(sum(layer.shape) for layer in layers if not layer.is_table) * _FLOAT_BYTES
 
 
 def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
-    """Return the bytes that moments take: one for all layers of a block that read one tensor."""
+    """Return the bytes that moments take: one for all layers of a block that read one tensor.
+
+    A table's is that of inputs of moment 1.
+    """
     if not needs_inputs(quantizer):
         return 0
     firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
@@ -62,7 +65,7 @@ def estimate_requirements(
     notes = list(notes)
     if workload is not None:
         examples = math.ceil(options.batch_size / options.batch_configurations)
-        features = sum(sum(layer.shape) for layer in layers)
+        features = sum(sum(layer.shape) for layer in layers if not layer.is_table)
         saved = features * examples * workload.example_tokens * _FLOAT_BYTES
         activations = max(activations, saved)
         notes += workload.notes

@@ -9,7 +9,8 @@ from typing import Any
 
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
 from qsearch_quantizers.packed.layers import QUANT_METHOD
-from safetensors.torch import save_file
+from qsearch_quantizers.packed.stored_types import as_stored, plan_of
+from qsearch_quantizers.packed.tensor_files import Plan, file_bytes, tensor_files
 
 from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.deployment.model_card import as_code
@@ -24,6 +25,7 @@ from qsearch_coalora.export.job import (
     AdapterJob,
     adapter_state,
     auto_class,
+    folded_adapter,
     layer_configurations,
     packable,
 )
@@ -69,6 +71,18 @@ These layers were quantized by bitsandbytes (`nf4`, double quantization): {layer
 _CALIBRATED = "They were rounded by the inputs of the study's texts, so take `packed-base`. "
 
 
+ADAPTER_FILE = "adapter_model.safetensors"
+
+
+def adapter_files(job: AdapterJob) -> dict[str, int]:
+    """Return the bytes of the adapter's file by its name."""
+    return {ADAPTER_FILE: file_bytes(_plan(job))}
+
+
+def _plan(job: AdapterJob) -> Plan:
+    return plan_of(adapter_state(job), job.storage.dtype)
+
+
 def export_adapter(job: AdapterJob, directory: Path) -> None:
     """Write a plain PEFT adapter, its configuration and a model card."""
     adapted = job.adapted
@@ -85,8 +99,10 @@ def export_adapter(job: AdapterJob, directory: Path) -> None:
     config.auto_mapping = mark
     config.target_modules = sorted(config.target_modules)  # A set has another order each time.
     config.save_pretrained(str(directory))
-    path = directory / "adapter_model.safetensors"
-    save_file(adapter_state(job), str(path), metadata={"format": "pt"})
+    with tensor_files(directory, {ADAPTER_FILE: _plan(job)}) as put:
+        tensors = dict(folded_adapter(job))
+        for name, tensor in (adapter_state(job) | tensors).items():
+            put(name, as_stored(name, tensor, job.storage.dtype))
     readable = {name: dict(layer) for name, layer in job.configuration.items()}
     write_json(directory / "configuration.json", readable)
     folded = "" if adapted.theta is None else _FOLDED

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from qsearch_quantizers.libraries.optional import optional_module
+from qsearch_quantizers.packed.checkpoints import Checkpoint, edit_config, plan_checkpoint
+from qsearch_quantizers.packed.tensor_files import planned
 from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.tensor_layout import IntegerWeight
-from qsearch.storage.files import write_json
-from qsearch_coalora.export.adapter import export_adapter
+from qsearch_coalora.export.adapter import adapter_files, export_adapter
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.engines import require_fused_alike, require_integers
+from qsearch_coalora.export.engines import planned_integers, require_fused_alike, require_integers
 from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.models.loading import quiet_transformers
 
@@ -53,40 +56,79 @@ _ASYMMETRIC = (
 )
 
 
+ADAPTER_FOLDER = "adapter"
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The base model's files, and the layers of each kind (bits, group size, symmetric)."""
+
+    checkpoint: Checkpoint
+    targets: dict[tuple[int, int, bool], list[str]]
+
+
+def compressed_tensors_files(job: AdapterJob) -> dict[str, int]:
+    """Return the bytes of each file with weights by its path; see the export for errors."""
+    files = _plan(job).checkpoint.file_bytes
+    if job.has_adapter:
+        files |= {f"{ADAPTER_FOLDER}/{name}": size for name, size in adapter_files(job).items()}
+    return files
+
+
+def _plan(job: AdapterJob) -> _Plan:
+    if job.adapted.tables:
+        raise InputError(
+            f"--format {FORMAT}: engines read embeddings and output heads of this format in float,"
+            " and this study quantizes them (space.embeddings); take the format 'packed' or 'gguf'"
+        )
+    require_integers(job.quantizer, FORMAT)
+    job.require_own_weights()
+    require_fused_alike(job, FORMAT)
+    state, added = dict(job.state()), dict[str, Tensor]()
+    targets: defaultdict[tuple[int, int, bool], list[str]] = defaultdict(list)
+    for position, name in enumerate(job.paths):
+        weight = planned_integers(job, position, FORMAT)
+        rows, columns = weight.codes.shape
+        if columns % weight.group_size:
+            raise InputError(
+                f"--format {FORMAT}: layer {name!r} has {columns} input features, which groups of"
+                f" {weight.group_size} do not divide"
+            )
+        del state[f"{name}.weight"]
+        words = math.ceil(columns * weight.bits / 32)
+        added[f"{name}.weight_packed"] = planned((rows, words), torch.int32)
+        added[f"{name}.weight_scale"] = weight.scales
+        added[f"{name}.weight_shape"] = planned((2,), torch.int64)
+        if weight.zero_points is not None:
+            words, groups = math.ceil(rows * weight.bits / 32), weight.zero_points.shape[1]
+            added[f"{name}.weight_zero_point"] = planned((words, groups), torch.int32)
+        targets[weight.bits, weight.group_size, weight.zero_points is None].append(name)
+    checkpoint = plan_checkpoint(job.module, state, added, job.storage.dtype)
+    return _Plan(checkpoint, dict(targets))
+
+
 def export_compressed_tensors(job: AdapterJob, directory: Path) -> None:
     """Write the base model in packed integers, and the adapter in a folder inside.
 
     Raises:
         InputError: If the quantizer's weights are no integers, engines cannot fuse the
-            configuration's layers, a group does not divide a row, or the package
-            compressed-tensors is not installed.
+            configuration's layers, a group does not divide a row, embeddings are quantized, or the
+            package compressed-tensors is not installed.
     """
     quantizer = require_integers(job.quantizer, FORMAT)
-    require_fused_alike(job, FORMAT)
+    plan = _plan(job)
+    targets = plan.targets
     helpers = _package("compressors.pack_quantized.helpers")
-    state = job.state()
-    targets: defaultdict[tuple[int, int, bool], list[str]] = defaultdict(list)
-    for position, name in enumerate(job.paths):
-        quantized = job.quantized(position)
-        weight = quantizer.as_integers(quantized)
-        if quantized.shape[1] % weight.group_size:
-            raise InputError(
-                f"--format {FORMAT}: layer {name!r} has {quantized.shape[1]} input features, which"
-                f" groups of {weight.group_size} do not divide"
-            )
-        del state[f"{name}.weight"]
-        tensors = _packed(weight, quantized.shape, helpers)
-        state |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
-        targets[weight.bits, weight.group_size, weight.zero_points is None].append(name)
-    with quiet_transformers():
-        job.module.save_pretrained(directory, state_dict=state, max_shard_size="5GB")
-        job.tokenizer.save_pretrained(directory)
-    path = directory / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {**config, "quantization_config": _config(job, targets)})
+    with quiet_transformers(), plan.checkpoint.writing(directory, job.tokenizer) as put:
+        for position, name in enumerate(job.paths):
+            quantized = job.quantized(position)
+            weight = quantizer.as_integers(quantized)
+            for key, tensor in _packed(weight, quantized.shape, helpers).items():
+                put(f"{name}.{key}", tensor)
+    edit_config(directory, "quantization_config", _config(job, targets))
     if job.has_adapter:
-        (directory / "adapter").mkdir()
-        export_adapter(job, directory / "adapter")
+        (directory / ADAPTER_FOLDER).mkdir()
+        export_adapter(job, directory / ADAPTER_FOLDER)
     bits = ", ".join(str(bits) for bits in sorted({bits for bits, *_ in targets}))
     write_card(
         job,

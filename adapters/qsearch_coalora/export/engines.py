@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from qsearch_quantizers.packed.tensor_files import planned
+
 from qsearch.errors import InputError
 from qsearch.models.discovery import discover_layers
 from qsearch.plugins.exporters import ExportJob
-from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.tensor_layout import SupportsIntegers
+from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.plugins.tensor_layout import IntegerWeight, PackableQuantizer, SupportsIntegers
 from qsearch.space.layers import FUSED_ROLES, tied_groups
 from qsearch_coalora.models.loading import skeleton
 
@@ -47,3 +49,22 @@ def require_integers(quantizer: Quantizer, format: str) -> SupportsIntegers:
             " for it"
         )
     return quantizer
+
+
+def planned_integers(job: ExportJob, position: int, format: str) -> IntegerWeight:
+    """Return a layer's integers without values: their shapes and types, on the meta device.
+
+    Raises:
+        InputError: If the quantizer's weights are no integers, or it does not say their shapes.
+    """
+    quantizer = job.quantizer
+    integers = require_integers(quantizer, format)
+    if not isinstance(quantizer, PackableQuantizer):
+        raise InputError(f"--format {format}: quantizer {quantizer.name!r} has no layout()")
+    layer = job.layers[position]
+    chosen = job.configuration[layer.name]
+    tensors = {
+        name: planned(layout.shape, layout.dtype)
+        for name, layout in quantizer.layout(layer.shape, chosen).items()
+    }
+    return integers.as_integers(QuantizedTensor(tensors, layer.shape, chosen))

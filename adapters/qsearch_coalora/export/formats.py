@@ -33,11 +33,18 @@ class AdapterExporter:
 
         export_adapter(job, directory)
 
+    def weight_bytes(self, job: AdapterJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.adapter import adapter_files
+
+        return adapter_files(job)
+
 
 class PackedExporter:
     """See :func:`~qsearch_coalora.export.packed.export_packed`."""
 
     description = "the whole model with packed weights, which transformers loads with qsearch"
+    adapter_bits: ClassVar[tuple[int, ...]] = (8,)
     trainers: ClassVar[tuple[str, ...] | None] = None
     quantizers: ClassVar[tuple[str, ...] | None] = None
     weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
@@ -53,6 +60,12 @@ class PackedExporter:
         from qsearch_coalora.export.packed import export_packed
 
         export_packed(job, directory)
+
+    def weight_bytes(self, job: ExportJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.packed import plan_packed
+
+        return plan_packed(job, "packed", job.has_adapter).checkpoint.file_bytes
 
 
 class PackedBaseExporter:
@@ -75,6 +88,12 @@ class PackedBaseExporter:
 
         export_packed_base(job, directory)
 
+    def weight_bytes(self, job: ExportJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.packed import plan_packed
+
+        return plan_packed(job, "packed-base", False).checkpoint.file_bytes
+
 
 class MergedExporter:
     """See :func:`~qsearch_coalora.export.merged.export_merged`."""
@@ -89,6 +108,12 @@ class MergedExporter:
         from qsearch_coalora.export.merged import export_merged
 
         export_merged(job, directory)
+
+    def weight_bytes(self, job: ExportJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.merged import plan_merged
+
+        return plan_merged(job).file_bytes
 
 
 class CompressedTensorsExporter:
@@ -111,6 +136,12 @@ class CompressedTensorsExporter:
 
         export_compressed_tensors(job, directory)
 
+    def weight_bytes(self, job: AdapterJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.compressed_tensors import compressed_tensors_files
+
+        return compressed_tensors_files(job)
+
 
 class GGUFExporter:
     """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
@@ -131,3 +162,9 @@ class GGUFExporter:
         from qsearch_coalora.export.gguf import export_gguf
 
         export_gguf(job, directory)
+
+    def weight_bytes(self, job: AdapterJob) -> dict[str, int]:
+        """Return the bytes of each file with weights."""
+        from qsearch_coalora.export.gguf import gguf_files
+
+        return gguf_files(job)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import math
+import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from qsearch_quantizers.integer.ggml_blocks import ggml_blocks, ggml_type
+from qsearch_quantizers.integer.ggml_blocks import BLOCK, BLOCK_BYTES, ggml_blocks, ggml_type
 from qsearch_quantizers.libraries.optional import optional_module
+from qsearch_quantizers.packed.stored_types import as_stored
 from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.engines import require_integers
-from qsearch_coalora.export.job import CAUSAL, AdapterJob, auto_class
+from qsearch_coalora.export.engines import planned_integers, require_integers
+from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
 FORMAT = "gguf"
@@ -29,15 +33,56 @@ _CARD = """\
 
 `model.gguf` is {model} with the weights of this configuration as ggml's types {types}, exactly:
 what llama.cpp dequantizes is what the study evaluated. Other tensors are those of the original
-file. Where a group of the configuration is more than one block of 32 weights, its scale is
-repeated: the file holds {stored:.4f} bits a weight.
+file, byte for byte. Where a group of the configuration is more than one block of 32 weights, its
+scale is repeated: the file holds {stored:.4f} bits a weight.
 
-`adapter.gguf` is the {method} adapter of this configuration:
+{tables}`adapter.gguf` is the {method} adapter of this configuration:
 
 ```
 llama-cli --model model.gguf --lora adapter.gguf --prompt "…"
 ```
 """
+
+
+_TABLES = """\
+The token embedding (`token_embd.weight`) is quantized too, and so is the output head
+(`output.weight`) where it has a weight of its own.
+
+"""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The original file, and what stands in its copy: by name, a layer's position and ggml type.
+
+    The adapter's tensors are after the model's ``names`` of the layers.
+    """
+
+    gguf: Any
+    reader: Any
+    architecture: str
+    names: list[str]
+    kinds: dict[str, tuple[int, str]]
+
+
+def gguf_files(job: AdapterJob) -> dict[str, int]:
+    """Return the bytes of both files by name; see :func:`export_gguf` for errors."""
+    plan = _plan(job)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / MODEL_FILE
+        sizes = {MODEL_FILE: _planned_bytes(_model_writer(plan, job, path))}
+        if job.has_adapter:
+            sizes[ADAPTER_FILE] = _planned_bytes(_adapter_writer(plan, job, path))
+    return sizes
+
+
+def _planned_bytes(writer: Any) -> int:
+    """Return the bytes of a file whose tensors are described: what precedes them is written."""
+    _write_header(writer)
+    (stream,), (tensors,) = writer.fout, writer.tensors
+    sizes = (stream.tell(), *(one.nbytes for one in tensors.values()))
+    writer.close()
+    return sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes)
 
 
 def export_gguf(job: AdapterJob, directory: Path) -> None:
@@ -47,7 +92,24 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
         InputError: If the model is not a causal one or not from a GGUF file, the weights are no
             integers that GGUF has a type for, or how the file orders a layer's rows is not known.
     """
-    quantizer = require_integers(job.quantizer, FORMAT)
+    plan = _plan(job)
+    orders = _write_model(plan, job, directory / MODEL_FILE)
+    if job.has_adapter:
+        _write_adapter(plan, job, orders, directory / ADAPTER_FILE)
+    layers = job.adapted.layers
+    stored = sum(
+        8 * layers[position].parameters // BLOCK * BLOCK_BYTES[kind]
+        for position, kind in plan.kinds.values()
+    )
+    types = ", ".join(sorted({kind for _, kind in plan.kinds.values()}))
+    bits = stored / sum(layer.parameters for layer in layers)
+    tables = _TABLES if job.adapted.tables else ""
+    write_card(job, directory, _CARD, "gguf", types=types, stored=bits, tables=tables)
+
+
+def _plan(job: AdapterJob) -> _Plan:
+    require_integers(job.quantizer, FORMAT)
+    job.require_own_weights()
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
     if auto_class(job.module) != CAUSAL:
         raise InputError(
@@ -64,31 +126,17 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     reader = gguf.GGUFReader(Path(source.path) / source.gguf_file)
     architecture = reader.fields["general.architecture"].contents()
     names = _tensor_names(gguf, reader, architecture, job)
-    tensors = {tensor.name: tensor for tensor in reader.tensors}
-    replaced: dict[str, tuple[npt.NDArray[np.uint8], Any]] = {}
-    orders: list[Tensor] = []
+    kinds = {}
     for position, layer in enumerate(job.adapted.layers):
-        quantized = job.quantized(position)
-        weight = quantizer.as_integers(quantized)
-        kind = ggml_type(weight)
+        kind = ggml_type(planned_integers(job, position, FORMAT))
         if kind is None:
             raise InputError(
                 f"--format {FORMAT}: GGUF has no type that holds layer {layer.name!r} exactly:"
-                f" {dict(quantized.configuration)}; it has symmetric integers of 4 and 8 bits in"
-                " groups of a multiple of 32 that divide a row"
+                f" {dict(job.configuration[layer.name])}; it has symmetric integers of 4 and 8 bits"
+                " in groups of a multiple of 32 that divide a row"
             )
-        tensor = tensors[names[position]]
-        order = _row_order(gguf, tensor, job.adapted.weights.originals[position], layer.name, job)
-        orders.append(order)
-        blocks = ggml_blocks(weight)[order].contiguous().numpy()
-        replaced[tensor.name] = (blocks, gguf.GGMLQuantizationType[kind])
-    _write_model(gguf, reader, architecture, replaced, directory / MODEL_FILE)
-    if job.has_adapter:
-        _write_adapter(gguf, job, architecture, names, orders, directory / ADAPTER_FILE)
-    weights = sum(layer.parameters for layer in job.adapted.layers)
-    stored = 8 * sum(blocks.nbytes for blocks, _ in replaced.values()) / weights
-    types = ", ".join(sorted({kind.name for _, kind in replaced.values()}))
-    write_card(job, directory, _CARD, "gguf", types=types, stored=stored)
+        kinds[names[position]] = position, kind
+    return _Plan(gguf, reader, architecture, names, kinds)
 
 
 def _tensor_names(gguf: Any, reader: Any, architecture: str, job: AdapterJob) -> list[str]:
@@ -127,44 +175,87 @@ def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: Adapter
     )
 
 
-def _write_model(
-    gguf: Any, reader: Any, architecture: str, replaced: dict[str, Any], path: Path
-) -> None:
-    """Write a copy of a file with some tensors replaced."""
-    writer = gguf.GGUFWriter(path, architecture)
-    for field in reader.fields.values():
+def _model_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
+    """Return a writer of a copy of the file, in which layers have other types."""
+    gguf = plan.gguf
+    writer = gguf.GGUFWriter(path, plan.architecture)
+    for field in plan.reader.fields.values():
         if field.name in _NOT_COPIED or field.name.startswith("GGUF."):
             continue
+        if field.name == gguf.Keys.General.ALIGNMENT:
+            writer.data_alignment = int(field.contents())
         kind = field.types[0]
         inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
         writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
-    for tensor in reader.tensors:
-        data, kind = replaced.get(tensor.name, (tensor.data, tensor.tensor_type))
-        writer.add_tensor(tensor.name, data, raw_dtype=kind)
-    _finish(writer)
+    for tensor in plan.reader.tensors:
+        data, kind = tensor.data, tensor.tensor_type
+        if tensor.name not in plan.kinds:
+            writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, kind)
+            continue
+        position, name = plan.kinds[tensor.name]
+        rows, columns = job.adapted.layers[position].shape
+        kind = gguf.GGMLQuantizationType[name]
+        _add_bytes(writer, tensor.name, (rows, columns // BLOCK * BLOCK_BYTES[name]), kind)
+    return writer
 
 
-def _write_adapter(
-    gguf: Any,
-    job: AdapterJob,
-    architecture: str,
-    names: list[str],
-    orders: list[Tensor],
-    path: Path,
-) -> None:
-    """Write the adapter; its alpha is its rank, since B holds the scaling."""
-    writer = gguf.GGUFWriter(path, architecture)
+def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
+    """Write the copy of the file; return the order of each layer's rows in it."""
+    quantizer = require_integers(job.quantizer, FORMAT)
+    orders: dict[int, Tensor] = {}
+    writer = _model_writer(plan, job, path)
+    _write_header(writer)
+    for tensor in plan.reader.tensors:
+        if tensor.name not in plan.kinds:
+            writer.write_tensor_data(tensor.data)
+            continue
+        position, _ = plan.kinds[tensor.name]
+        original, layer = job.adapted.weights.originals[position], job.adapted.layers[position]
+        order = orders[position] = _row_order(plan.gguf, tensor, original, layer.name, job)
+        blocks = ggml_blocks(quantizer.as_integers(job.quantized(position)))
+        writer.write_tensor_data(blocks[order].contiguous().numpy())
+    writer.close()
+    return [orders[position] for position in range(len(job.adapted.layers))]
+
+
+_FACTOR_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+
+
+def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
+    """Return a writer of the adapter; its alpha is its rank, since B holds the scaling."""
+    gguf, dtype, rank = plan.gguf, job.storage.dtype, job.adapted.options.rank
+    writer = gguf.GGUFWriter(path, plan.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(job.adapted.options.rank))
-    for name, order, (A, B) in zip(names, orders, job.factors(), strict=True):
-        writer.add_tensor(f"{name}.lora_a", A.cpu().contiguous().numpy())
-        writer.add_tensor(f"{name}.lora_b", B.cpu()[order].contiguous().numpy())
-    _finish(writer)
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    kind = gguf.GGMLQuantizationType[_FACTOR_TYPES[dtype]]
+    for name, layer in zip(plan.names, job.adapted.layers, strict=True):
+        if layer.is_table:
+            continue
+        rows, columns = layer.shape
+        _add_bytes(writer, f"{name}.lora_a", (rank, columns * dtype.itemsize), kind)
+        _add_bytes(writer, f"{name}.lora_b", (rows, rank * dtype.itemsize), kind)
+    return writer
 
 
-def _finish(writer: Any) -> None:
+def _write_adapter(plan: _Plan, job: AdapterJob, orders: list[Tensor], path: Path) -> None:
+    writer = _adapter_writer(plan, job, path)
+    _write_header(writer)
+    for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
+        if not len(A):
+            continue
+        for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
+            stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
+            writer.write_tensor_data(stored.view(torch.uint8).numpy())
+    writer.close()
+
+
+def _add_bytes(writer: Any, name: str, shape: tuple[int, int], kind: Any) -> None:
+    """Describe a tensor by the shape that it has as bytes."""
+    writer.add_tensor_info(name, shape, np.dtype(np.uint8), math.prod(shape), kind)
+
+
+def _write_header(writer: Any) -> None:
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    writer.write_ti_data_to_file()

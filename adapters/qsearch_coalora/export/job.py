@@ -10,13 +10,15 @@ from pydantic import BaseModel
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import full_layer_names
-from qsearch.plugins.exporters import ExportJob
+from qsearch.plugins.exporters import ExportJob, Storage
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.lora import ADAPTER
+from qsearch_coalora.models.loading import CAUSAL
+from qsearch_coalora.models.stored_type import stored_type
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,6 +65,16 @@ class AdapterJob:
         return tuple(self.module.config.id2label.values())
 
     @property
+    def storage(self) -> Storage:
+        """What is not quantized is stored in the checkpoint's own 16-bit type, or bfloat16."""
+        return Storage(stored_type(self.model))
+
+    @property
+    def rank(self) -> int:
+        """Of each layer's adapter, 0 without one; tables have none."""
+        return self.adapted.options.rank * self.has_adapter
+
+    @property
     def has_adapter(self) -> bool:
         """Whether there is more than the quantized weights."""
         return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
@@ -73,8 +85,7 @@ class AdapterJob:
         Weights of quantizable layers are the original ones, the task head is the trained one, and
         nothing is copied.
         """
-        weights = self.adapted.weights.originals
-        state = {f"{path}.weight": one for path, one in zip(self.paths, weights, strict=True)}
+        state: dict[str, Tensor] = {}
         for name, tensor in self.module.state_dict().items():
             if ".lora_" in name or ".original_module." in name:
                 continue
@@ -83,27 +94,41 @@ class AdapterJob:
                 continue
             plain = name.replace(".base_layer.", ".").replace(f".modules_to_save.{ADAPTER}.", ".")
             state[plain] = tensor
+        weights = self.adapted.weights.originals
+        state |= {f"{path}.weight": one for path, one in zip(self.paths, weights, strict=True)}
+        own = weights[len(self.adapted.adapted_layers) :]
+        for table, weight in zip(self.adapted.tables, own, strict=True):
+            if table.head_path is not None:
+                state[f"{table.head_path}.weight"] = weight
         return state
 
-    def quantized(self, position: int) -> QuantizedTensor:
-        """Return the quantized weight of the layer at a position."""
+    def require_own_weights(self) -> None:
+        """Raise InputError if another library made weights, so that no format holds them."""
         if self.foreign:
             raise InputError(
                 f"this configuration's LoRA was trained on weights that bitsandbytes quantized"
                 f" ({len(self.foreign)} layers, the first {self.foreign[0]!r}), which this format"
                 " does not hold; --format adapter writes the LoRA alone"
             )
+
+    def quantized(self, position: int) -> QuantizedTensor:
+        """Return the quantized weight of the layer at a position."""
+        self.require_own_weights()
         name = self.adapted.layers[position].name
         return self.adapted.weights.quantized(position, self.configuration[name])
 
     def factors(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield A′ and B·α/r of each layer; none where the adapter is merged."""
-        if self.has_adapter:
-            for A, B in self.adapted.folded_factors(self.configuration):
-                yield A, B * self.adapted.options.scaling
+        """Yield A′ and B·α/r of each layer, of rank 0 for tables; none where it is merged."""
+        if not self.has_adapter:
+            return
+        for A, B in self.adapted.folded_factors(self.configuration):
+            yield A, B * self.adapted.options.scaling
+        for layer in self.layers[len(self.adapted.adapted_layers) :]:
+            rows, columns = layer.shape
+            yield A.new_empty(0, columns), B.new_empty(rows, 0)
 
 
-CLASSIFIER, CAUSAL = "AutoModelForSequenceClassification", "AutoModelForCausalLM"
+CLASSIFIER = "AutoModelForSequenceClassification"
 
 
 def auto_class(module: Any) -> str:
@@ -113,6 +138,22 @@ def auto_class(module: Any) -> str:
         if name.endswith(known.removeprefix("AutoModel")):
             return known
     return name
+
+
+def require_own_weights(job: ExportJob) -> None:
+    """Raise InputError, before anything is planned, if a job cannot give its weights."""
+    require = getattr(job, "require_own_weights", None)  # Jobs of other packages have none.
+    if require is not None:
+        require()
+
+
+def adapter_rank(job: ExportJob) -> int:
+    """Return the rank of a job's adapter, 0 without one."""
+    if not job.has_adapter:
+        return 0
+    # Jobs of this package say it; of others, the first layer's factors do.
+    rank: int | None = getattr(job, "rank", None)
+    return len(next(job.factors())[0]) if rank is None else rank
 
 
 def layer_configurations(job: ExportJob) -> dict[str, LayerConfiguration]:
@@ -136,22 +177,26 @@ def transformers_module(job: ExportJob, format: str) -> Any:
 
 
 def adapter_state(job: AdapterJob) -> dict[str, Tensor]:
-    """Return the PEFT state of the adapter with (I + U) folded into A.
+    """Return the adapter as PEFT has it, which is not yet that of the configuration."""
+    from peft import get_peft_model_state_dict
+
+    peft_model = job.adapted.peft_model
+    state: dict[str, Tensor] = get_peft_model_state_dict(peft_model, adapter_name=ADAPTER)
+    return state
+
+
+def folded_adapter(job: AdapterJob) -> Iterator[tuple[str, Tensor]]:
+    """Yield the configuration's factors by their names in :func:`adapter_state`.
 
     With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs.
     """
-    from peft import get_peft_model_state_dict
-
     adapted = job.adapted
-    state = get_peft_model_state_dict(adapted.peft_model, adapter_name=ADAPTER)
-    tensors = {name: tensor.detach().cpu() for name, tensor in state.items()}
     names = {id(module): name for name, module in adapted.peft_model.named_modules()}
     factors = adapted.folded_factors(job.configuration)
     for layer, (A, B) in zip(adapted.lora_layers, factors, strict=True):
         name = names[id(layer)]
-        tensors[f"{name}.lora_A.weight"] = A.cpu().contiguous()
-        tensors[f"{name}.lora_B.weight"] = B.cpu().contiguous()
-    return tensors
+        yield f"{name}.lora_A.weight", A
+        yield f"{name}.lora_B.weight", B
 
 
 def packable(quantizer: Quantizer, format: str) -> tuple[PackableQuantizer, dict[str, Any]]:

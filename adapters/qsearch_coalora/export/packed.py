@@ -5,12 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from qsearch_quantizers.packed.writing import PackedExport, QuantizedLayer
 from torch import Tensor
 
 from qsearch._distribution import install_extra
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.job import packable, transformers_module
+from qsearch_coalora.export.job import (
+    adapter_rank,
+    layer_configurations,
+    packable,
+    require_own_weights,
+    transformers_module,
+)
 from qsearch_coalora.models.loading import quiet_transformers
 
 _CARD = """\
@@ -47,11 +54,24 @@ def export_packed_base(job: ExportJob, directory: Path) -> None:
     _write(job, directory, "packed-base", with_adapter=False)
 
 
-def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> None:
-    from qsearch_quantizers.packed.writing import QuantizedLayer, write_packed_layers
-
+def plan_packed(job: ExportJob, format: str, with_adapter: bool) -> PackedExport:
+    """Return a packed export, whose layers are not quantized yet."""
     quantizer, options = packable(job.quantizer, format)
-    module = transformers_module(job, format)
+    require_own_weights(job)
+    return PackedExport(
+        transformers_module(job, format),
+        job.state(),
+        quantizer,
+        options,
+        layer_configurations(job),
+        adapter_rank(job) if with_adapter else 0,
+        job.storage.dtype,
+        job.storage.adapter_bits,
+    )
+
+
+def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> None:
+    export = plan_packed(job, format, with_adapter)
 
     def layers() -> Iterator[QuantizedLayer]:
         factors: Iterator[tuple[Tensor, ...]] = job.factors() if with_adapter else iter(())
@@ -59,9 +79,7 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
             yield QuantizedLayer(path, job.quantized(position), *next(factors, ()))
 
     with quiet_transformers():
-        write_packed_layers(
-            module, job.state(), quantizer, options, layers(), directory, job.tokenizer
-        )
+        export.write(layers(), directory, job.tokenizer)
     adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
     install = install_extra("llm")
     write_card(job, directory, _CARD, "transformers", adapter=adapter, install=install)

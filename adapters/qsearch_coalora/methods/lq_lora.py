@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
+from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer, Requirements, Task
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.sections import ModelSpec
@@ -80,6 +81,17 @@ class LQLoRATrainer(AdapterTrainer):
             for layer in adapted.layers
         ]
         adapted.weights.add(self._minus_low_rank)
+
+    def search_embeddings(self) -> None:
+        """Refuse: the method splits each weight into a quantized and a low-rank part.
+
+        Raises:
+            InputError: Always.
+        """
+        raise InputError(
+            "space.embeddings: trainer 'lq-lora' needs a LoRA next to each layer, which embeddings"
+            " do not have; leave it false, or take another trainer"
+        )
 
     def requirements(self) -> Requirements:
         """Return what the study needs: with each configuration's first evaluation, a training."""

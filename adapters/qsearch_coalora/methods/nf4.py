@@ -28,11 +28,16 @@ bitsandbytes 0.50 encodes one vector but decodes row by row (errors of 0.2 to 0.
 
 
 def in_four_bit(layers: Sequence[LayerSpec], configuration: Configuration) -> list[str]:
-    """Return the names of the layers that bitsandbytes quantizes: NF4, in rows of whole blocks."""
+    """Return the names of the layers that bitsandbytes quantizes: NF4, in rows of whole blocks.
+
+    It has no such embedding with a tied head, so tables are the study's quantizer's.
+    """
     return [
         layer.name
         for layer in layers
-        if layer.shape[1] % _BLOCK == 0 and configuration.get(layer.name) == NF4
+        if not layer.is_table
+        and layer.shape[1] % _BLOCK == 0
+        and configuration.get(layer.name) == NF4
     ]
 
 

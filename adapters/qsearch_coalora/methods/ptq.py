@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import Evaluation, TrainReport
-from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import (
     Progress,
     Quantizer,
@@ -70,6 +69,7 @@ class PTQTrainer(AdapterTrainer):
     """Fine-tunes in full precision, merges, and quantizes; later rounds train nothing."""
 
     Options = PTQOptions
+    has_adapter = False
 
     def __init__(
         self, options: PTQOptions, model: ModelSpec, task: Task, quantizer: Quantizer, seed: int
@@ -83,10 +83,6 @@ class PTQTrainer(AdapterTrainer):
         needs = super().requirements()
         first = needs.training_flops[0] if self._fine_tunes else 0.0
         return replace(needs, training_flops=(first, 0.0))
-
-    def footprint(self) -> Footprint:
-        """Return what the model takes on a device: no adapter, since it is merged."""
-        return replace(super().footprint(), adapter_bytes=0)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the fine-tuned weights, not quantized."""

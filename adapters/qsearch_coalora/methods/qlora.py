@@ -57,7 +57,8 @@ class QLoRATrainer(AdapterTrainer):
         """Note where every training starts, and have NF4 layers be bitsandbytes' own."""
         self._initial = adapted.tensors()
         if self._uses_bitsandbytes:
-            place = four_bit_layers(adapted.layers, adapted.lora_layers, adapted.weights.originals)
+            layers, originals = adapted.adapted_layers, adapted.weights.originals
+            place = four_bit_layers(layers, adapted.lora_layers, originals)
             adapted.followers.append(place)
 
     def requirements(self) -> Requirements:

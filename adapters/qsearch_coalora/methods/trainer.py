@@ -77,6 +77,8 @@ class AdapterTrainer(Trainer):
 
     Options: ClassVar[type[TrainingOptions]] = TrainingOptions
     method: ClassVar[str] = "LoRA"
+    has_adapter: ClassVar[bool] = True
+    """Whether exports have an adapter next to the quantized weights."""
 
     def __init__(self, study: StudyModel, adapters: Adapters) -> None:
         self.study = study
@@ -85,6 +87,10 @@ class AdapterTrainer(Trainer):
     def layers(self) -> Sequence[LayerSpec]:
         """Return the model's quantizable layers, without loading weights."""
         return self.study.layers
+
+    def search_embeddings(self) -> None:
+        """Quantize the embedding and the output head too; neither has a LoRA."""
+        self.study.embeddings = True
 
     def input_digests(self) -> Inputs:
         """Return which model and which examples it uses; both are loaded for it."""
@@ -127,7 +133,7 @@ class AdapterTrainer(Trainer):
 
         workload = task_workload(self.study.task)
         tokens = _TOKENS if workload is None else workload.example_tokens
-        return model_footprint(self._job(FULL_PRECISION), tokens)
+        return model_footprint(self._job(FULL_PRECISION), tokens, self.has_adapter)
 
     # Training
 
@@ -201,6 +207,17 @@ class AdapterTrainer(Trainer):
         if reference is None:
             return None
         return ReferenceScores(reference.examples, reference.count)
+
+    def evaluate_loaded(self, split: Split) -> Evaluation | None:
+        """Evaluate the model as it is loaded, if the task compares configurations with it."""
+        from qsearch_coalora.training.evaluation import evaluate
+
+        task = self.study.task
+        if not isinstance(task, SupportsReference) or task.reference == "round":
+            return None
+        reference = self.reference(split)
+        with self.study.adapted.base_model():
+            return evaluate(self.study, lambda: None, split, reference)
 
     def place(self, configuration: Configuration) -> None:
         """Make the model in memory the one of a configuration: its adapter and its weights."""

@@ -16,7 +16,22 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationError
 
 from qsearch.models.discovery import ROLES
-from qsearch.space.layers import LayerSpec
+from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
+
+_EMBEDDINGS = {
+    "bert": "embeddings.word_embeddings",
+    "roberta": "embeddings.word_embeddings",
+    "mpnet": "embeddings.word_embeddings",
+    "gemma3_text": "embed_tokens",
+    "llama": "embed_tokens",
+    "mistral": "embed_tokens",
+    "qwen2": "embed_tokens",
+    "qwen3": "embed_tokens",
+}
+"""Path of the token embedding by model type."""
+
+_TIED = {"gemma3_text": True, "llama": False, "mistral": False, "qwen2": False, "qwen3": False}
+"""Whether the head of a causal language model is tied where its configuration does not say it."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +43,14 @@ class ModelShape:
         parameters: How many it has.
         embedded: How many of them are in embeddings.
         positions: Most tokens that it can read at once, or None if it does not say.
+        tables: Its embedding and output head, where they are asked for.
     """
 
     layers: tuple[LayerSpec, ...]
     parameters: int
     embedded: int
     positions: int | None
+    tables: tuple[LayerSpec, ...] = ()
 
 
 _Activation = Literal["gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu"]
@@ -211,16 +228,40 @@ class _Gemma3(_Decoder):
 
 def known_shape(folder: Path) -> ModelShape | None:
     """Return the shape of the model in a folder, if it is of a known architecture."""
-    try:
-        fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    fields = _fields(folder)
     for architecture in (_Bert, _MPNet, _Llama, _Gemma3):
         try:
             return architecture.model_validate(fields).shape()
         except ValidationError:
             continue
     return None
+
+
+def known_tables(folder: Path, has_output_head: bool) -> tuple[LayerSpec, ...] | None:
+    """Return the tables of a model of a known architecture, named as discover_tables does.
+
+    The output head is that of its causal language model.
+    """
+    fields = _fields(folder)
+    if known_shape(folder) is None or fields["model_type"] not in _EMBEDDINGS:
+        return None
+    shape = (fields["vocab_size"], fields["hidden_size"])
+    tables = [LayerSpec(_EMBEDDINGS[fields["model_type"]], EMBEDDING, 0, shape)]
+    if has_output_head:
+        tied = fields.get("tie_word_embeddings", _TIED.get(fields["model_type"]))
+        if fields["model_type"] not in _TIED or not isinstance(tied, bool):
+            return None
+        if not tied:
+            tables.append(LayerSpec("lm_head", HEAD, 0, shape))
+    return tuple(tables)
+
+
+def _fields(folder: Path) -> Any:
+    """Return the fields of a ``config.json``; None if there are none."""
+    try:
+        return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
 
 
 def _in_blocks(

@@ -5,34 +5,55 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from qsearch_quantizers.libraries.optional import optional_module
 
 from qsearch.errors import InputError
+from qsearch.models.discovery import discover_tables
 from qsearch.spec.sections import REMOTE_CODE, ModelSpec
-from qsearch_coalora.models.architectures import ModelShape, known_shape
+from qsearch_coalora.models.architectures import ModelShape, known_shape, known_tables
 from qsearch_coalora.models.model_shape import shape_of
 from qsearch_coalora.models.source import ModelSource, locate_model, require_hub, source_folder
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import nn
 
+HEADLESS, CAUSAL = "AutoModel", "AutoModelForCausalLM"
+"""Classes of transformers that load models: without a head, and with one that predicts tokens."""
 
-def load_shape(model: ModelSpec) -> tuple[ModelShape, tuple[str, ...]]:
+
+def load_shape(
+    model: ModelSpec, tables_of: str | None = None
+) -> tuple[ModelShape, tuple[str, ...]]:
     """Return a model's shape without loading weights, and notes as :func:`load_config` does.
 
+    With its tables as a class of transformers has them, if one is given.
+
     Raises:
-        InputError: As :func:`load_config` and :func:`skeleton` do.
+        InputError: As :func:`load_config` and :func:`skeleton` do, or if there is no embedding.
     """
-    source = locate_model(model)
-    folder = source_folder(source)
-    if folder is not None and source.gguf_file is None and not source.remote_code:
-        known = known_shape(folder)
-        if known is not None:
-            return known, ()
+    folder = _plain_folder(model)
+    shape = None if folder is None else known_shape(folder)
+    tables = None if folder is None else known_tables(folder, tables_of == CAUSAL)
+    if shape is not None and tables_of is None:
+        return shape, ()
+    if shape is not None and tables is not None:
+        return replace(shape, tables=tables), ()
     config, notes = load_config(model)
-    return shape_of(skeleton(config, model)), notes
+    shape = shape or shape_of(skeleton(config, model))
+    if tables_of is not None:
+        shape = replace(shape, tables=discover_tables(skeleton(config, model, tables_of)))
+    return shape, notes
+
+
+def _plain_folder(model: ModelSpec) -> Path | None:
+    """Return the folder whose ``config.json`` says all of a model's shape, if there is one."""
+    source = locate_model(model)
+    return None if source.gguf_file is not None or source.remote_code else source_folder(source)
 
 
 def load_config(model: ModelSpec) -> tuple[Any, tuple[str, ...]]:
@@ -79,8 +100,8 @@ def _config_from_fields(given: Mapping[str, Any]) -> Any:
         ) from error
 
 
-def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
-    """Return the headless model on the meta device: shapes and names, no weights.
+def skeleton(config: Any, model: ModelSpec | None = None, auto_class: str = HEADLESS) -> nn.Module:
+    """Return the model of a class on the meta device: shapes and names, no weights.
 
     Code that comes with the model runs only if the model is given and says so. It may have classes
     with heads alone; then it is one of these.
@@ -91,7 +112,7 @@ def skeleton(config: Any, model: ModelSpec | None = None) -> nn.Module:
     import torch
 
     own = _own_class(config, model)
-    build = own or import_library("transformers").AutoModel.from_config
+    build = own or getattr(import_library("transformers"), auto_class).from_config
     arguments = {} if own else {"trust_remote_code": False}
     try:
         with torch.device("meta"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
@@ -12,7 +13,7 @@ from qsearch.plugins.digests import ExamplesDigest
 from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.models.loading import load_pretrained
+from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer, require_embeddings
 from qsearch_coalora.tasks.batching import IGNORED, length_grouped, pad
 from qsearch_coalora.tasks.causal_options import CausalOptions
@@ -49,6 +50,7 @@ class CausalLanguageModelling:
         Metric("same_top", "higher"),
     )
     reference: Literal["loaded"] = "loaded"
+    auto_class = CAUSAL
 
     def __init__(self, options: CausalOptions) -> None:
         self.options = options
@@ -63,7 +65,7 @@ class CausalLanguageModelling:
         if self._reads_at_load:
             self.prepare(tokenizer)  # Before the weights are loaded, which takes its time.
         self._tokenizer = tokenizer
-        module, missing = load_pretrained(model, "AutoModelForCausalLM")
+        module, missing = load_pretrained(model, self.auto_class)
         if missing:
             raise InputError(
                 f"model.name {model.name!r} is not a causal language model:"
@@ -118,6 +120,10 @@ class CausalLanguageModelling:
         Under the model's own distribution, the gradients of successive tokens are uncorrelated.
         """
         return self._split(split).predicted
+
+    def chance_loss(self, split: Split) -> float:
+        """Return the loss of a model for which all tokens are equally likely."""
+        return math.log(len(self._tokenizer))
 
     def facts(self) -> dict[str, object]:
         """Return nothing: the head does not follow from the data."""

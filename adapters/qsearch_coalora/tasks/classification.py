@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
@@ -165,6 +167,12 @@ class Classification:
     def examples(self, split: Split) -> int:
         """Return the number of texts, or pairs of texts, of a split."""
         return len(self._read(split).labels)
+
+    def chance_loss(self, split: Split) -> float:
+        """Return the loss of a model that knows nothing but how frequent each label is."""
+        labels = self._read(split).labels
+        shares = [count / len(labels) for count in Counter(labels).values()]
+        return -sum(share * math.log(share) for share in shares)
 
     def facts(self) -> dict[str, list[str]]:
         """Return the labels in the order of the model's outputs."""

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 TOP = 512
 """Tokens whose probability is kept; all of a smaller vocabulary."""
 
+_ROWS = 16
+
 _LEAST = 1e-12
 """Below is no probability: float32 sums of probabilities are not as precise."""
 
@@ -36,14 +38,14 @@ class TopProbabilities(NamedTuple):
 def top_probabilities(logits: Tensor) -> TopProbabilities:
     """Return the top of the distributions that logits (t × vocabulary) give."""
     top, tokens = logits.topk(min(TOP, logits.shape[-1]), dim=-1)
-    logs = top - logits.logsumexp(-1, keepdim=True)
+    logs = top - _normalisers(logits)[:, None]
     return TopProbabilities(logs, tokens, _rest(logs))
 
 
 def divergence(logits: Tensor, reference: TopProbabilities) -> Tensor:
     """Return KL(reference ‖ model) after each token (t), nats, from the model's logits."""
     chosen = logits.gather(-1, reference.tokens.long())
-    logs = chosen - logits.logsumexp(-1, keepdim=True)
+    logs = chosen - _normalisers(logits)[:, None]
     of_top = (reference.logs.exp() * (reference.logs - logs)).sum(-1)
     if reference.logs.shape[-1] == logits.shape[-1]:
         return of_top.clamp_min(0.0)
@@ -56,6 +58,18 @@ def same_top(logits: Tensor, reference: TopProbabilities) -> Tensor:
     """Return whether the likeliest token is the reference's (t); as likely as another will do."""
     first = logits.gather(-1, reference.tokens[:, :1].long())[:, 0]
     return first >= logits.amax(-1)
+
+
+def _normalisers(logits: Tensor) -> Tensor:
+    """Return the logarithm of the sum of exponentials of logits (t × vocabulary), t numbers.
+
+    A few rows at once: of a large vocabulary, what is computed on the way stays in the processor's
+    cache, which halves the time.
+    """
+    import torch
+
+    rows = _ROWS if logits.device.type == "cpu" else len(logits) or 1
+    return torch.cat([part.logsumexp(-1) for part in torch.split(logits, rows)])
 
 
 def _rest(logs: Tensor) -> Tensor:

@@ -54,7 +54,9 @@ def sensitivities(
                 yield partial(losses, piece)
 
     try:
-        return layer_sensitivities(adapted.lora_layers, adapted.weights.originals, runs())
+        return layer_sensitivities(
+            adapted.lora_layers, adapted.weights.originals, runs(), adapted.tables
+        )
     finally:
         adapted.projections.clear()
 

@@ -56,15 +56,15 @@ def require_own(study: StudyModel, state: TrainerState) -> None:
     if details:
         raise InputError(f"the saved adapter belongs to another study: {details}")
     sizes = state.metadata.get("input_sizes") or []
-    if len(sizes) != len(study.layers):
+    adapted, own_sizes = study.adapted.adapted_layers, study.adapted.input_sizes()
+    if len(sizes) != len(adapted):
         raise InputError("the saved adapter lacks the sizes of its layers' inputs")
-    own_sizes = study.adapted.input_sizes()
-    for layer, own, before in zip(identity["layers"], own_sizes, sizes, strict=True):
+    for layer, own, before in zip(adapted, own_sizes, sizes, strict=True):
         if not _alike(own, before):
             raise InputError(
                 "the saved adapter belongs to other training data or another model: inputs of"
-                f" layer {layer!r} had a root mean square of {before}, have {own}; bring back the"
-                " data (or the packages whose texts it is) of when the study began"
+                f" layer {layer.name!r} had a root mean square of {before}, have {own}; bring back"
+                " the data (or the packages whose texts it is) of when the study began"
             )
 
 

@@ -8,7 +8,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from qsearch.errors import InputError
-from qsearch.models.discovery import discover_layers, matching_layers, require_same_layers
+from qsearch.models.discovery import (
+    discover_layers,
+    discover_tables,
+    matching_layers,
+    require_same_layers,
+)
 from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, storage_bits_of
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
@@ -17,7 +22,11 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.shape import PLAIN_LORA, AdapterShape
 from qsearch_coalora.models.architectures import ModelShape
-from qsearch_coalora.models.loading import load_shape, require_gradient_checkpointing
+from qsearch_coalora.models.loading import (
+    HEADLESS,
+    load_shape,
+    require_gradient_checkpointing,
+)
 from qsearch_coalora.models.model_shape import position_limit
 from qsearch_coalora.settings.device import require_device
 from qsearch_coalora.settings.memory import clear_memory_errors
@@ -34,7 +43,7 @@ if TYPE_CHECKING:
     from qsearch_coalora.training.sampling import BatchStream
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class StudyModel:
     """What a trainer is made from, and the model and data that are loaded of it at first use.
 
@@ -44,6 +53,7 @@ class StudyModel:
         svd_rank: How many singular vectors the method takes of each weight's error, and the option
             that says so, for messages.
         details: What saved states must agree in, too, by its name in messages.
+        embeddings: Whether tables are layers too; set before anything is asked for.
     """
 
     options: TrainingOptions
@@ -57,21 +67,31 @@ class StudyModel:
     details: Mapping[str, Any] = field(default_factory=dict)
     facts: DataFacts = field(default_factory=DataFacts)
     references: References = field(default_factory=References)
+    embeddings: bool = False
 
     @cached_property
     def model_shape(self) -> tuple[ModelShape, tuple[str, ...]]:
-        """The model's shape, without loading weights, and notes for the user."""
-        return load_shape(self.model)
+        """The model's shape, without loading weights, and notes for the user.
+
+        A task says by ``auto_class`` which class of transformers it loads, for an output head; a
+        model of another task counts as one without.
+        """
+        auto_class = getattr(self.task, "auto_class", HEADLESS)
+        return load_shape(self.model, auto_class if self.embeddings else None)
 
     @cached_property
     def layers(self) -> tuple[LayerSpec, ...]:
-        """The model's quantizable layers, without loading weights."""
-        return matching_layers(self.model_shape[0].layers, self.model.layers)
+        """The model's quantizable layers, without loading weights: those of blocks, then tables.
+
+        Whatever patterns the study has for layers, they are not for tables.
+        """
+        shape, _ = self.model_shape
+        return matching_layers(shape.layers, self.model.layers) + shape.tables
 
     def require_rank(self) -> None:
         """Raise InputError for a rank that some layer's weight does not have."""
         rank, option = self.svd_rank
-        least = min(min(layer.shape) for layer in self.layers)
+        least = min(min(layer.shape) for layer in self.layers if not layer.is_table)
         if rank > least:
             raise InputError(
                 f"{option} {rank} is above the least feature count of the model's layers, {least}"
@@ -88,7 +108,11 @@ class StudyModel:
         if not self.facts.kept and isinstance(self.task, SupportsDataCheck):
             self.task.require_data()
         loaded = self.task.load_model(self.model, self.seed)
-        require_same_layers(self.layers, discover_layers(loaded.module, self.model.layers))
+        own = discover_layers(loaded.module, self.model.layers)
+        names = {layer.name for layer in self.layers if layer.is_table}
+        if names:
+            own += tuple(one for one in discover_tables(loaded.module) if one.name in names)
+        require_same_layers(self.layers, own)
         require_positions(position_limit(loaded.module), task_workload(self.task))
         if self.options.gradient_checkpointing:
             require_gradient_checkpointing(loaded.module)
@@ -110,7 +134,7 @@ class StudyModel:
                     "second moments of the layers' inputs",
                     lambda: adapted.second_moments(self.calibration_batches()),
                 )
-                adapted.weights.calibrate([moments[layer.name] for layer in self.layers])
+                adapted.weights.calibrate(moments)
             self.complete(adapted)
             return adapted
 

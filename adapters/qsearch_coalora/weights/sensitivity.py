@@ -10,11 +10,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from qsearch_coalora.weights.tables import Call, Table
+
+_ROWS = 4096
+"""Of a weight that are in float64 at a time."""
+
 
 def layer_sensitivities(
     modules: Sequence[nn.Module],
     weights: Sequence[Tensor],
     batches: Iterable[Callable[[], Tensor]],
+    tables: Sequence[Table] = (),
 ) -> npt.NDArray[np.float64]:
     """Return the expected rise of the loss per unit of a layer's relative squared error.
 
@@ -28,25 +34,38 @@ def layer_sensitivities(
     gradients δ at positions t, u of an example (Goodfellow 2015, "Efficient per-example gradient
     computations", extended to sequences).
 
-    Modules are the linear ones, an adapter around them included, and weights their original ones.
-    A batch is a call that runs the model and returns its examples' losses; without one, it is a
-    ValueError.
+    Modules are the linear ones, an adapter around them included, then come the tables; weights are
+    the original ones of both. A batch is a call that runs the model and returns its examples'
+    losses; without one, it is a ValueError.
     """
-    squared = [torch.zeros((), dtype=torch.float64) for _ in modules]
+    squared = [torch.zeros((), dtype=torch.float64) for _ in (*modules, *tables)]
+    of_tables = [module for table in tables for module in table.modules]
     examples = 0
     for run in batches:
-        with recorded_calls(modules) as calls, torch.enable_grad():
+        with recorded_calls([*modules, *of_tables]) as calls, torch.enable_grad():
             losses = run()
             outputs = [output for _, output in calls.values()]
             gradients = torch.autograd.grad(losses.sum(), outputs)
+        of_table: dict[nn.Module, Call] = {}
         for (position, (inputs, _)), gradient in zip(calls.items(), gradients, strict=True):
-            squared[position] += _squared_norms(inputs, gradient).sum().double().cpu()
+            if position < len(modules):
+                squared[position] += _squared_norms(inputs, gradient).sum().double().cpu()
+            else:
+                of_table[of_tables[position - len(modules)]] = (inputs, gradient)
+        for position, table in enumerate(tables, len(modules)):
+            squared[position] += table.squared_norms(of_table).sum().double().cpu()
         examples += len(losses)
     if not examples:
         raise ValueError("sensitivities need at least one batch")
-    scale = [float(w.double().square().mean()) for w in weights]
+    scale = [_mean_square(weight) for weight in weights]
     result = 0.5 * np.array([float(value) for value in squared]) / examples * np.array(scale)
     return np.asarray(result, dtype=np.float64)
+
+
+def _mean_square(weight: Tensor) -> float:
+    # Some rows at a time: in float64, a table is as large as the rest of some models.
+    sums = [float(rows.double().square().sum()) for rows in torch.split(weight, _ROWS)]
+    return sum(sums) / weight.numel()
 
 
 @contextmanager

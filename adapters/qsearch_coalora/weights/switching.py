@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,13 +22,14 @@ class QuantizedWeights:
 
     Each layer keeps one float copy of its original weight; the model's own parameter, which must
     not require gradients, holds the dequantized weight of the active configuration. Memory grows
-    with the cache's bound only, never with the number of configurations.
+    with the cache's bound only, never with the number of configurations. An output head that is
+    tied to an embedding has the same parameter, so both are switched at once.
     """
 
     def __init__(
         self,
         layers: Sequence[LayerSpec],
-        modules: Sequence[nn.Linear],
+        modules: Sequence[nn.Linear | nn.Embedding],
         quantizer: Quantizer,
         cache: BoundedCache,
     ) -> None:
@@ -38,7 +39,7 @@ class QuantizedWeights:
         self._quantizer = quantizer
         self.originals: tuple[Tensor, ...] = tuple(module.weight.data for module in modules)
         self.moments: tuple[Tensor | None, ...] = (None,) * len(self._names)
-        self._added: Callable[[int, LayerConfiguration], Tensor] | None = None
+        self._added: Callable[[int, LayerConfiguration], Tensor | None] | None = None
         self._keeps_dequantized = False
         self._active: list[LayerConfiguration | None] = [None] * len(self._names)
         self.cache = cache
@@ -60,7 +61,9 @@ class QuantizedWeights:
                 continue
             # Unknown meanwhile: an evaluation that takes too long may be stopped at any step.
             self._active[position] = None
-            # Replacing the storage saves a copy of every weight; no graph may be alive here.
+            # Replacing the storage saves a copy of every weight; no graph may be alive here. The
+            # old one is freed before a new one is made: an embedding is most of some models.
+            self._modules[position].weight.data = self.originals[position]
             self._modules[position].weight.data = self.dequantized(position, target)
             self._active[position] = target
             changed.append(position)
@@ -100,8 +103,9 @@ class QuantizedWeights:
 
         def make() -> QuantizedTensor:
             weight = self.originals[position]
-            if self._added is not None:
-                weight = weight + self._added(position, configuration)
+            added = None if self._added is None else self._added(position, configuration)
+            if added is not None:
+                weight = weight + added
             moment, layer = self.moments[position], self._layers[position]
             return quantize_weight(self._quantizer, weight, configuration, moment, layer)
 
@@ -129,12 +133,19 @@ class QuantizedWeights:
         quantized = quantize_weight(self._quantizer, weight, configuration, moment, layer)
         return self._quantizer.dequantize(quantized).to(weight)
 
-    def calibrate(self, moments: Sequence[Tensor]) -> None:
-        """Quantize weights by the moments E[x·xᵀ] of their inputs from now on.
+    def calibrate(self, moments: Mapping[str, Tensor]) -> None:
+        """Quantize weights by the moments E[x·xᵀ] of their inputs, by layer, from now on.
 
-        The original weights are active.
+        A layer without is a table. Its rows are looked up, so each counts by itself, as with inputs
+        of moment 1. The original weights are active.
         """
-        self.moments = tuple(moments)
+        ones: dict[int, Tensor] = {}
+        for layer, weight in zip(self._layers, self.originals, strict=True):
+            if layer.name not in moments:
+                ones[layer.shape[1]] = torch.eye(layer.shape[1], device=weight.device)
+        self.moments = tuple(
+            moments.get(layer.name, ones.get(layer.shape[1])) for layer in self._layers
+        )
         self.cache.clear()
         self.restore()
 
@@ -145,11 +156,11 @@ class QuantizedWeights:
             for moment in self.moments
         ]
 
-    def add(self, added: Callable[[int, LayerConfiguration], Tensor] | None) -> None:
+    def add(self, added: Callable[[int, LayerConfiguration], Tensor | None] | None) -> None:
         """Quantize the sum of each original weight and something else from now on, or no longer.
 
-        That is a matrix by the position of a layer and its layer configuration. The original
-        weights are active.
+        That is a matrix by the position of a layer and its layer configuration, or None for no
+        change. The original weights are active.
         """
         self._added = added
         self.cache.clear()

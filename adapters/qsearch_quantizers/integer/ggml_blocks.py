@@ -13,6 +13,9 @@ BLOCK = 32
 TYPES = {4: "Q4_0", 8: "Q8_0"}
 """ggml's type for symmetric integers, by bits."""
 
+BLOCK_BYTES = {name: 2 + BLOCK * bits // 8 for bits, name in TYPES.items()}
+"""Bytes of a block, a scale of float16 among them."""
+
 
 def ggml_type(weight: IntegerWeight) -> str | None:
     """Return the name of the ggml type that holds a weight exactly, or None if there is none.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import IntegerWeight, TensorLayout
+from qsearch.plugins.tensor_layout import Elements, IntegerWeight, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobQuantizer
 from qsearch_quantizers.weights import CHUNK, check_weight, chunk_of
@@ -104,6 +104,20 @@ class GroupedQuantizer(KnobQuantizer):
     def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
         """Return some rows of the weight (last - first × input features), float32."""
         return self.dequantize(quantized.rows(first, last))
+
+    def look_up(
+        self,
+        elements: Mapping[str, Elements],
+        shape: tuple[int, int],
+        configuration: LayerConfiguration,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return some rows of the weight (rows × input features), float32."""
+        tensors = {}
+        for name, layout in self.layout(shape, configuration).items():
+            columns = torch.arange(layout.shape[1], device=rows.device)
+            tensors[name] = elements[name](rows[:, None] * layout.shape[1] + columns)
+        return self.dequantize(QuantizedTensor(tensors, (len(rows), shape[1]), configuration))
 
 
 def groups_of_row(columns: int, size: int) -> Iterator[tuple[slice, slice, int]]:

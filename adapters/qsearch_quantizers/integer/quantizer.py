@@ -120,6 +120,9 @@ class Integer(GroupedQuantizer):
             raise InputError(
                 f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs: {error}"
             ) from error
+        if int(factor.count_nonzero()) == len(factor):
+            # R = I: nothing makes up for an error, such as in the rows of an embedding.
+            return self._quantized(weight, configuration, nearest_codes)
         # All rows at once: for each column, PyTorch has to be called some ten times.
         rounded = partial(compensated_codes, factor)
         return self._quantized(weight, configuration, rounded, weight.numel())

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.plugins.tensor_layout import Elements, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
 from qsearch_quantizers.libraries.optional import optional_module
-from qsearch_quantizers.packed.bit_packing import packed_bytes
+from qsearch_quantizers.packed.bit_packing import codes_at, packed_bytes
 from qsearch_quantizers.weights import check_weight, chunk_of
 
 DataType = Literal["fp4", "nf4", "int8"]
@@ -101,6 +101,32 @@ class BitsAndBytes(KnobQuantizer):
         )
         rows, columns = quantized.shape
         return flat.view(-1)[: rows * columns].view(rows, columns)
+
+    def look_up(
+        self,
+        elements: Mapping[str, Elements],
+        shape: tuple[int, int],
+        configuration: LayerConfiguration,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return some rows of the weight (rows × input features), float32."""
+        data_type, size = configuration.text("data_type"), configuration.integer("block_size")
+        positions = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        blocks = positions // size
+        if configuration.integer("scale_bits") == 8:
+            levels = _functional().create_dynamic_map().to(rows.device)
+            maxima = levels[elements["scale_codes"](blocks).long()]
+            maxima *= elements["scales"](blocks // SCALE_BLOCK_SIZE)
+            maxima += elements["scale_offset"](torch.zeros_like(positions))
+        else:
+            maxima = elements["scales"](blocks)
+        if data_type == "int8":
+            codes, levels = elements["codes"](positions), _int8_levels(rows.device)
+        else:  # The first of two codes is in the high half of its byte.
+            codes = codes_at(elements["codes"], 4, positions ^ 1)
+            levels = _functional().get_4bit_type(data_type, device=rows.device)
+        weight: Tensor = levels[codes.long()] * maxima
+        return weight
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration

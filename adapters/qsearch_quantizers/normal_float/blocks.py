@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +16,7 @@ from qsearch_quantizers.normal_float.levels import (
     level_table,
 )
 from qsearch_quantizers.normal_float.nf4_operator import nf4_operator
-from qsearch_quantizers.packed.bit_packing import pack, packed_bytes, unpack
+from qsearch_quantizers.packed.bit_packing import codes_at, pack, packed_bytes, unpack
 from qsearch_quantizers.weights import chunk_of
 
 TINY = torch.finfo(torch.float32).tiny
@@ -45,6 +46,12 @@ def nf_decode(
         some = unpack(_halves_swapped(last_bytes, bits), bits, rest.numel())
         rest.copy_(level_table(bits, codes.device).levels[some.long()] * scales[whole])
     return weight
+
+
+def levels_at(byte_at: Callable[[Tensor], Tensor], bits: int, positions: Tensor) -> Tensor:
+    """Return the levels (float32) of the codes at positions of packed bytes."""
+    codes = codes_at(lambda at: _halves_swapped(byte_at(at), bits), bits, positions)
+    return level_table(bits, positions.device).levels[codes.long()]
 
 
 def least_error_codes(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import TensorLayout
+from qsearch.plugins.tensor_layout import Elements, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
 
@@ -151,6 +151,26 @@ class NormalFloat(KnobQuantizer):
         codes = quantized.tensors["codes"][begin * bits // 8 : packed_bytes(end_weight, bits)]
         flat = nf_decode(codes, scales[first_block - block :], bits, size, (end_weight - begin,))
         return flat[start - begin : stop - begin].view(last - first, columns)
+
+    def look_up(
+        self,
+        elements: Mapping[str, Elements],
+        shape: tuple[int, int],
+        configuration: LayerConfiguration,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return some rows of the weight (rows × input features), float32."""
+        import torch
+
+        from qsearch_quantizers.normal_float.blocks import levels_at
+
+        bits, size = configuration.integer("bits"), configuration.integer("block_size")
+        positions = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        blocks = positions // size
+        units = elements["scales"](blocks // configuration.integer("scale_block_size")).float()
+        units /= 2 ** configuration.integer("scale_bits")
+        scales = elements["scale_codes"](blocks).float().add_(1).mul_(units)
+        return levels_at(elements["codes"], bits, positions).mul_(scales)
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration

@@ -7,6 +7,8 @@ at a time are moved inside one 64-bit word, in the little-endian order of safete
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -76,6 +78,28 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
         into = codes[first : first + CHUNK]
         into.copy_(words.view(torch.uint8)[: into.numel()])
     return codes
+
+
+def elements_at(stored: Tensor, bits: int | None, positions: Tensor) -> Tensor:
+    """Return elements of a stored tensor, codes of some bits if it is packed, at flat positions.
+
+    The result has the positions' shape.
+    """
+    flat = stored.reshape(-1)
+    return flat[positions] if bits is None else codes_at(flat.__getitem__, bits, positions)
+
+
+def codes_at(byte_at: Callable[[Tensor], Tensor], bits: int, positions: Tensor) -> Tensor:
+    """Return the codes (uint8) at positions (int64) of packed bytes, which are asked for alone."""
+    if bits == 8:
+        return byte_at(positions)
+    first = positions * bits
+    words = byte_at(first >> 3).int()
+    if 8 % bits:
+        # A code's last bit may be in the next byte; of one that is whole, its own is read again.
+        words |= byte_at((first + bits - 1) >> 3).int() << 8
+    codes = (words >> (first & 7).int()) & (1 << bits) - 1
+    return codes.to(torch.uint8)
 
 
 def packed_layout(layout: TensorLayout) -> TensorLayout:

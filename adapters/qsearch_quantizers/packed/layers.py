@@ -8,14 +8,15 @@ from typing import Any
 from torch import nn
 
 from qsearch.errors import InputError
+from qsearch.models.tables import embedding_scale, output_head
 from qsearch.plugins.registry import load_plugin
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration
 from qsearch.spec.validation import validate
-from qsearch_quantizers.packed.linear import PackedLinear
+from qsearch_quantizers.packed.weight import PackedModule
 
 QUANT_METHOD = "qsearch"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 SETTINGS = "quantization_config"
 """The section of ``config.json``, and where its ``sha256`` has the digest of the other fields."""
 
@@ -51,18 +52,48 @@ def check_configuration(quantizer: PackableQuantizer, configuration: Configurati
             raise InputError(f"layer {name!r}: {error}") from error
 
 
-def linear_layer(model: nn.Module, name: str) -> nn.Linear:
-    """Return a model's linear layer by module path.
+def packable_layer(model: nn.Module, name: str) -> nn.Linear | nn.Embedding:
+    """Return a model's linear layer or embedding by module path.
 
     Raises:
-        InputError: If there is no such module, or it is not a ``torch.nn.Linear``.
+        InputError: If there is no such module, it is neither, or it is packed already.
     """
     try:
         module = model.get_submodule(name)
     except AttributeError as error:
         raise InputError(f"{type(model).__name__} has no layer {name!r}") from error
-    if not isinstance(module, nn.Linear) or isinstance(module, PackedLinear):
+    if not isinstance(module, nn.Linear | nn.Embedding) or isinstance(module, PackedModule):
         raise InputError(
-            f"layer {name!r} is a {type(module).__name__}; only torch.nn.Linear can be packed"
+            f"layer {name!r} is a {type(module).__name__}; only torch.nn.Linear and Embedding can"
+            " be packed"
         )
     return module
+
+
+def scale_of(embedding: nn.Embedding, name: str) -> float:
+    """Return what an embedding multiplies its rows by.
+
+    Raises:
+        InputError: If its class computes something else, which packed rows would lack.
+    """
+    scale = embedding_scale(embedding)
+    if scale is None:
+        raise InputError(
+            f"layer {name!r} is a {type(embedding).__name__}, which does more than to look rows up"
+            " and scale them, so it cannot be packed; set space.embeddings: false"
+        )
+    return scale
+
+
+def tied_names(tied: Mapping[str, str], name: str) -> tuple[str, ...]:
+    """Return the weights that are one with a layer's, of a model's ``all_tied_weights_keys``."""
+    own = f"{name}.weight"
+    source = tied.get(own, own)
+    alike = {source, *(target for target, other in tied.items() if other == source)}
+    return tuple(sorted(alike - {own}))
+
+
+def is_output_head(model: nn.Module, name: str) -> bool:
+    """Return whether a layer predicts tokens; it has no adapter in a packed export."""
+    head = output_head(model)
+    return head is not None and head[0] == name

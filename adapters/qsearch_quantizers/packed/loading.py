@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 from torch import nn
@@ -13,16 +13,21 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qsearch.errors import InputError
+from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
+from qsearch_quantizers.packed.embedding import PackedEmbedding, TiedHead
 from qsearch_quantizers.packed.layers import (
     FORMAT_VERSION,
     QUANT_METHOD,
     SETTINGS,
     build_quantizer,
     check_configuration,
-    linear_layer,
+    is_output_head,
+    packable_layer,
+    scale_of,
+    tied_names,
 )
 from qsearch_quantizers.packed.linear import PackedLinear
 from qsearch_quantizers.packed.verification import (
@@ -31,6 +36,7 @@ from qsearch_quantizers.packed.verification import (
     require_tensors,
     settings_digest,
 )
+from qsearch_quantizers.packed.weight import PackedModule
 
 if TYPE_CHECKING:  # transformers may still be importing itself when this module is loaded
     from transformers import PreTrainedModel
@@ -40,8 +46,9 @@ class Fields(BaseModel):
     """The ``quantization_config`` of a packed export's ``config.json``.
 
     ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
-    adapter (0 is none), and ``sha256`` the digests of the weight files by name, and of the
-    other fields under ``quantization_config``; nothing is checked if it is None.
+    adapter (0 is none; embeddings and output heads never have one), ``adapter_bits`` 8 where it is
+    in codes, and ``sha256`` the digests of the weight files by name, and of the other fields under
+    ``quantization_config``; nothing is checked if it is None.
     """
 
     # A reader that ignores an unknown field would be wrong.
@@ -52,6 +59,7 @@ class Fields(BaseModel):
     quantizer_options: dict[str, Any]
     layers: dict[str, dict[str, int | str]]
     adapter_rank: NonNegativeInt = 0
+    adapter_bits: Literal[8] | None = None
     sha256: dict[str, Any] | None = None
 
     @field_validator("format_version")
@@ -70,6 +78,7 @@ class QsearchConfig(QuantizationConfigMixin):
     quantizer_options: dict[str, Any]
     layers: dict[str, Any]
     adapter_rank: int
+    adapter_bits: int | None
     sha256: dict[str, Any] | None
 
     def __init__(self, quant_method: str = QUANT_METHOD, **fields: object) -> None:
@@ -79,7 +88,7 @@ class QsearchConfig(QuantizationConfigMixin):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides how weights are read, of which a digest is kept."""
-        names = ("quantizer", "quantizer_options", "layers", "adapter_rank")
+        names = ("quantizer", "quantizer_options", "layers", "adapter_rank", "adapter_bits")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -90,7 +99,7 @@ class QsearchConfig(QuantizationConfigMixin):
 
 @register_quantizer(QUANT_METHOD)
 class QsearchHfQuantizer(HfQuantizer):
-    """Replaces configured linear layers by :class:`PackedLinear` before weights are loaded."""
+    """Replaces configured layers by packed ones before weights are loaded."""
 
     requires_calibration = True
     quantization_config: QsearchConfig
@@ -126,18 +135,8 @@ class QsearchHfQuantizer(HfQuantizer):
             if own_name is None:
                 continue
             own_layers[own_name] = dict(layer)
-            linear = linear_layer(model, own_name)
-            packed = PackedLinear(
-                linear.in_features,
-                linear.out_features,
-                linear.bias is not None,
-                layer,
-                quantizer,
-                config.adapter_rank,
-                dtype=linear.weight.dtype,
-                device=linear.weight.device,
-            )
-            model.set_submodule(own_name, packed)
+            adapter = (config.adapter_rank, config.adapter_bits)
+            packed = _pack_layer(model, own_name, layer, quantizer, *adapter)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
         config.layers = own_layers  # As an export of this model names them.
         return stored
@@ -157,21 +156,69 @@ class QsearchHfQuantizer(HfQuantizer):
         return True
 
 
+def _pack_layer(
+    model: PreTrainedModel,
+    name: str,
+    configuration: LayerConfiguration,
+    quantizer: PackableQuantizer,
+    rank: int,
+    adapter_bits: int | None,
+) -> PackedModule:
+    """Put a packed layer, which has no values yet, into the place of a model's layer."""
+    layer = packable_layer(model, name)
+    like: dict[str, Any] = {"dtype": layer.weight.dtype, "device": layer.weight.device}
+    packed: PackedModule
+    if isinstance(layer, nn.Embedding):
+        sizes, scale = (layer.num_embeddings, layer.embedding_dim), scale_of(layer, name)
+        packed = PackedEmbedding(*sizes, configuration, quantizer, scale, layer.padding_idx, **like)
+        _tie_heads(model, name, packed)
+    else:
+        sizes, has_bias = (layer.in_features, layer.out_features), layer.bias is not None
+        rank = 0 if is_output_head(model, name) else rank
+        like["adapter_bits"] = adapter_bits
+        packed = PackedLinear(*sizes, has_bias, configuration, quantizer, rank, **like)
+    model.set_submodule(name, packed)
+    return packed
+
+
+def _tie_heads(model: PreTrainedModel, name: str, table: PackedEmbedding) -> None:
+    """Have the output head that is tied to an embedding compute with its packed table."""
+    for weight in tied_names(model.all_tied_weights_keys, name):
+        head = weight.removesuffix(".weight")
+        linear = packable_layer(model, head)
+        if not isinstance(linear, nn.Linear):
+            raise InputError(
+                f"layer {name!r} shares its weight with {head!r}, which is no output head, and"
+                " cannot be packed"
+            )
+        model.set_submodule(head, TiedHead(table, linear.bias))
+        # There is no weight to tie from now on, here and where transformers asks again.
+        model.all_tied_weights_keys.pop(weight, None)
+        model.all_tied_weights_keys.pop(f"{name}.weight", None)
+    known = model._tied_weights_keys or {}
+    gone = {f"{name}.weight", *tied_names(known, name)}
+    model._tied_weights_keys = {
+        target: source for target, source in known.items() if not {target, source} & gone
+    }
+
+
 def _names_of_unpacked(model: PreTrainedModel) -> set[str]:
-    """Return the linear layers that are not packed, by the names that a packed export may have."""
+    """Return the layers that are not packed, by the names that a packed export may have."""
     prefix = f"{model.base_model_prefix}."
     own = {
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not isinstance(module, PackedLinear)
+        if isinstance(module, nn.Linear | nn.Embedding) and not isinstance(module, PackedModule)
     }
     return own | {prefix + name for name in own} | {name.removeprefix(prefix) for name in own}
 
 
-def _stored(layer: PackedLinear) -> dict[str, Stored]:
+def _stored(layer: PackedModule) -> dict[str, Stored]:
     """Return shape and type of a layer's packed tensors and adapter, by name."""
     stored: dict[str, Stored] = {
-        name: (tuple(buffer.shape), buffer.dtype) for name, buffer in layer.named_buffers()
+        name: (tuple(buffer.shape), buffer.dtype)
+        for name, buffer in layer.named_buffers()
+        if name in layer.stored_names
     }
     for name, parameter in layer.named_parameters():
         if name != "bias":  # The adapter is in the type of the model that was saved.

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import PackableQuantizer
-from qsearch.storage.files import write_json
-from qsearch_quantizers.packed.bit_packing import packed_tensors
-from qsearch_quantizers.packed.layers import FORMAT_VERSION, QUANT_METHOD, SETTINGS
+from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.packed.bit_packing import packed_layout, packed_tensors
+from qsearch_quantizers.packed.checkpoints import Checkpoint, edit_config, plan_checkpoint
+from qsearch_quantizers.packed.layers import (
+    FORMAT_VERSION,
+    QUANT_METHOD,
+    SETTINGS,
+    is_output_head,
+    scale_of,
+    tied_names,
+)
+from qsearch_quantizers.packed.stored_types import factor_plan, stored_factors
+from qsearch_quantizers.packed.tensor_files import planned
 from qsearch_quantizers.packed.verification import file_digests, settings_digest
-
-MAX_SHARD_SIZE = "5GB"
-"""A larger export is written as several files."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class QuantizedLayer:
     """One layer of a packed export, by its module path.
 
     Its adapter, if any, has the factors A (rank × input features) and B (output features × rank),
-    scaling included.
+    scaling included. A rank of 0 is none.
     """
 
     name: str
@@ -37,66 +45,119 @@ class QuantizedLayer:
     B: Tensor | None = None
 
 
-def write_packed_layers(
-    model: PreTrainedModel,
-    state: Mapping[str, Tensor],
-    quantizer: PackableQuantizer,
-    quantizer_options: Mapping[str, Any],
-    layers: Iterable[QuantizedLayer],
-    directory: Path,
-    tokenizer: Any = None,
-) -> None:
-    """Write a folder that ``from_pretrained`` loads once ``qsearch_quantizers`` is imported.
+@dataclass(frozen=True)
+class PackedExport:
+    """A packed export of which everything but the values is known.
 
-    It holds ``config.json`` with a ``quantization_config`` (method ``qsearch``), safetensors with
-    the packed tensors and adapters of the layers next to all other weights in their own type, and
-    the tokenizer. One layer is quantized at a time; no float weight is copied.
-
-    The state has the model's floating-point tensors by name; those of ``layers`` are not written.
-
-    Raises:
-        InputError: If a layer shares its weight with another module, or adapters differ in rank.
+    Args:
+        model: Gives the folder its configuration and its code.
+        state: The model's tensors by name; the weights of configured layers are not written.
+        quantizer: Whose tensors they are.
+        quantizer_options: What it was made from.
+        configuration: The layer configurations, by module path.
+        adapter_rank: Of each layer's adapter; 0 is none.
+        dtype: Stores what is not quantized, and the adapter.
+        adapter_bits: 8, or None for an adapter of the type.
     """
-    tied = set(model.all_tied_weights_keys) | set(model.all_tied_weights_keys.values())
-    tensors = dict(state)
-    configuration: dict[str, dict[str, Any]] = {}
-    ranks = set()
-    for layer in layers:
-        if f"{layer.name}.weight" in tied:
-            raise InputError(
-                f"layer {layer.name!r} shares its weight with another module and cannot be packed"
-            )
-        del tensors[f"{layer.name}.weight"]
-        packed = packed_tensors(layer.weight, quantizer)
-        if layer.A is not None and layer.B is not None:
-            packed |= {"adapter_A": layer.A.contiguous(), "adapter_B": layer.B.contiguous()}
-        tensors |= {f"{layer.name}.{key}": tensor for key, tensor in packed.items()}
-        configuration[layer.name] = dict(layer.weight.configuration)
-        ranks.add(0 if layer.A is None else layer.A.shape[0])
-    if len(ranks) > 1:
-        raise InputError(f"adapters of one packed export have one rank, not {sorted(ranks)}")
-    settings = {
-        "quantizer": quantizer.name,
-        "quantizer_options": dict(quantizer_options),
-        "layers": configuration,
-        "adapter_rank": max(ranks, default=0),
-    }
-    directory.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(directory, state_dict=tensors, max_shard_size=MAX_SHARD_SIZE)
-    _add_settings(directory, settings)
-    if tokenizer is not None:
-        tokenizer.save_pretrained(directory)
+
+    model: PreTrainedModel
+    state: Mapping[str, Tensor]
+    quantizer: PackableQuantizer
+    quantizer_options: Mapping[str, Any]
+    configuration: Mapping[str, LayerConfiguration]
+    adapter_rank: int
+    dtype: torch.dtype
+    adapter_bits: int | None = None
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The folder's tensors: shapes and types, and the values of those that are not quantized.
+
+        An output head that is tied to an embedding is not written: it computes with the embedding's
+        tensors. Neither has an adapter.
+
+        Raises:
+            InputError: If a layer shares its weight with another module than that, or an embedding
+                does more than to look rows up.
+        """
+        state, added = dict(self.state), dict[str, Tensor]()
+        for name, layer in self.configuration.items():
+            for tied in _tied_to(self.model, name):
+                state.pop(tied)
+            rows, columns = state.pop(f"{name}.weight").shape
+            rank = self._rank(name)
+            tensors = factor_plan(rank, (rows, columns), self.dtype, self.adapter_bits)
+            for key, layout in self.quantizer.layout((rows, columns), layer).items():
+                stored = packed_layout(layout)
+                tensors[key] = planned(stored.shape, stored.dtype)
+            added |= {f"{name}.{key}": tensor for key, tensor in tensors.items()}
+        return plan_checkpoint(self.model, state, added, self.dtype)
+
+    def _rank(self, name: str) -> int:
+        return 0 if _is_table(self.model, name) else self.adapter_rank
+
+    def write(
+        self, layers: Iterable[QuantizedLayer], directory: Path, tokenizer: Any = None
+    ) -> None:
+        """Write a folder that ``from_pretrained`` loads once ``qsearch_quantizers`` is imported.
+
+        It holds ``config.json`` with a ``quantization_config`` (method ``qsearch``), safetensors
+        with the packed tensors and adapters of the layers next to all other weights, and the
+        tokenizer. One layer is in memory at a time; no float weight is copied.
+
+        Raises:
+            InputError: If an adapter has not the rank of the others, or a value is too large for
+                the type.
+        """
+        with self.checkpoint.writing(directory, tokenizer) as put:
+            for layer in layers:
+                tensors = packed_tensors(layer.weight, self.quantizer)
+                rank, expected = 0 if layer.A is None else len(layer.A), self._rank(layer.name)
+                if rank and _is_table(self.model, layer.name):
+                    raise InputError(
+                        f"layer {layer.name!r} cannot have an adapter in a packed export"
+                    )
+                if rank != expected:
+                    ranks = sorted({rank, expected})
+                    raise InputError(f"adapters of one packed export have one rank, not {ranks}")
+                if rank and layer.A is not None and layer.B is not None:
+                    tensors |= stored_factors(
+                        layer.name, layer.A, layer.B, self.dtype, self.adapter_bits
+                    )
+                for key, tensor in tensors.items():
+                    put(f"{layer.name}.{key}", tensor)
+        settings = {
+            "quantizer": self.quantizer.name,
+            "quantizer_options": dict(self.quantizer_options),
+            "layers": {name: dict(layer) for name, layer in self.configuration.items()},
+            "adapter_rank": self.adapter_rank,
+            "adapter_bits": self.adapter_bits,
+        }
+        section = {
+            "quant_method": QUANT_METHOD,
+            "format_version": FORMAT_VERSION,
+            **settings,
+            "sha256": {
+                **file_digests(directory.glob("model*.safetensors")),
+                SETTINGS: settings_digest(settings),
+            },
+        }
+        edit_config(directory, SETTINGS, section)
 
 
-def _add_settings(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Add settings and digests to the ``config.json`` that transformers wrote."""
-    path = directory / "config.json"
-    written = json.loads(path.read_text(encoding="utf-8"))
-    digests = file_digests(directory.glob("model*.safetensors"))
-    written["quantization_config"] = {
-        "quant_method": QUANT_METHOD,
-        "format_version": FORMAT_VERSION,
-        **settings,
-        "sha256": {**digests, SETTINGS: settings_digest(settings)},
-    }
-    write_json(path, written)
+def _is_table(model: PreTrainedModel, name: str) -> bool:
+    return isinstance(model.get_submodule(name), nn.Embedding) or is_output_head(model, name)
+
+
+def _tied_to(model: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """Return the tensors that a layer's weight is tied to, which must be an output head's."""
+    module, others = model.get_submodule(name), tied_names(model.all_tied_weights_keys, name)
+    if isinstance(module, nn.Embedding):
+        scale_of(module, name)
+        if all(is_output_head(model, other.removesuffix(".weight")) for other in others):
+            return others
+    if others:
+        raise InputError(
+            f"layer {name!r} shares its weight with another module and cannot be packed"
+        )
+    return ()

@@ -50,7 +50,14 @@ class TernaryExporter:
                 named["A"], named["B"] = factors[position]
             tensors |= {f"{path}.{name}": tensor for name, tensor in named.items()}
         aliases = _without_aliases(state, tensors)
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        own = {f"{path}.{name}" for path in job.paths for name in ("codes", "scales")}
+        stored = {
+            name: tensor.to(job.storage.dtype)
+            if tensor.is_floating_point() and name not in own
+            else tensor
+            for name, tensor in tensors.items()
+        }
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in stored.items()}
         save_file(plain, directory / WEIGHTS)
         settings = {
             "format_version": 1,
@@ -96,6 +103,7 @@ def read_ternary(directory: Path) -> dict[str, Tensor]:
         configuration = LayerConfiguration(layer)
         weight = quantizer.dequantize(QuantizedTensor(named, (rows, columns), configuration))
         if f"{path}.A" in state:
-            weight += state.pop(f"{path}.B") @ state.pop(f"{path}.A")
+            A, B = (state.pop(f"{path}.{name}").float() for name in ("A", "B"))
+            weight += B @ A
         state[f"{path}.weight"] = weight
     return state | {name: state[first] for name, first in settings["aliases"].items()}

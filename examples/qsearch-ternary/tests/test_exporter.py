@@ -1,5 +1,6 @@
 """What qsearch counts on of every exporter, and that what is read is what was written."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from qsearch_ternary.exporter import TernaryExporter, read_ternary
 from qsearch_ternary.quantizer import Ternary
 
+from qsearch.plugins.exporters import Storage
 from qsearch.testing import ExporterConformance, sample_job
 
 
@@ -21,7 +23,7 @@ class TestTernaryExporter(ExporterConformance):
 @pytest.mark.parametrize("has_adapter", [True, False])
 def test_weights_are_read_as_the_job_has_them(tmp_path: Path, has_adapter: bool) -> None:
     quantizer = Ternary(Ternary.Options())
-    job = sample_job(quantizer, has_adapter)
+    job = replace(sample_job(quantizer, has_adapter), storage=Storage(torch.float32))
     TernaryExporter().write(job, tmp_path)
     read = read_ternary(tmp_path)
     factors = list(job.factors())

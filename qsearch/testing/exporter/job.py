@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qsearch.plugins.exporters import Storage
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
@@ -23,6 +24,7 @@ LAYERS = (
 
 RANK = 4
 MODEL = ModelSpec(name="sample")
+STORAGE = Storage(torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class SampleJob:
     layers: tuple[LayerSpec, ...] = LAYERS
     paths: tuple[str, ...] = tuple(f"model.{layer.name}" for layer in LAYERS)
     model: ModelSpec = MODEL
+    storage: Storage = STORAGE
     method: str = "LoRA"
     tokenizer: Any = None
     labels: tuple[str, ...] = ("left", "right")

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from qsearch.deployment.storage_options import with_answers
+from qsearch.plugins.capabilities import SupportsDryRun
 from qsearch.plugins.contract import require_contract
-from qsearch.plugins.exporters import Exporter, ExportJob
+from qsearch.plugins.exporters import Exporter, ExportJob, Storage
 from qsearch.plugins.protocols import Quantizer
 from qsearch.testing.comparison import assert_same_tensors
 from qsearch.testing.exporter.files import assert_no_pickles, files_of
@@ -76,11 +79,35 @@ class ExporterConformance:
         assert list(one) == list(two), "names of files"
         assert [name for name in one if one[name] != two[name]] == [], "files that differ"
 
+    def test_it_stores_the_type_that_the_job_says(self, tmp_path: Path) -> None:
+        sizes = []
+        for dtype in (torch.float16, torch.float32):
+            job = with_answers(self.job(True), {"storage": Storage(dtype)})
+            out = _folder(tmp_path / str(dtype))
+            self.make().write(job, out)
+            sizes.append(sum(_weight_files(self.make(), out).values()))
+        assert sizes[0] < sizes[1], f"storage: as many bytes in 16 bits as in 32: {sizes}"
+
+    def test_a_dry_run_says_what_is_written(self, tmp_path: Path) -> None:
+        exporter = self.make()
+        if not isinstance(exporter, SupportsDryRun):
+            pytest.skip("this exporter does not say what it would write")
+        exporter.write(self.job(True), _folder(tmp_path / "out"))
+        written = _weight_files(exporter, tmp_path / "out")
+        assert dict(exporter.weight_bytes(self.job(True))) == written, "bytes of a dry run"
+
     def test_the_job_stays_as_it_was(self, tmp_path: Path) -> None:
         job = self.job(True)
         before = {name: tensor.clone() for name, tensor in job.state().items()}
         self.make().write(job, _folder(tmp_path / "out"))
         assert_same_tensors(job.state(), before, "tensors of the model")
+
+
+def _weight_files(exporter: Exporter, directory: Path) -> dict[str, int]:
+    """Return the bytes of each weight file by its path."""
+    files = files_of(directory)
+    suffixes = exporter.weight_files
+    return {name: len(data) for name, data in files.items() if Path(name).suffix in suffixes}
 
 
 def _folder(path: Path) -> Path:

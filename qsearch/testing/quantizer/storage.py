@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsearch.plugins.capabilities import SupportsShapeBits, storage_bits_of
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsLookup, SupportsRows
 from qsearch.testing.comparison import assert_same, assert_same_tensors
 from qsearch.testing.quantizer.base import QuantizerChecks, made_again
 from qsearch.testing.samples import global_seed, normal_weight, quantize
@@ -108,6 +108,19 @@ class StorageChecks(QuantizerChecks):
             for first, last in {(0, rows), (rows // 3, rows // 3 + 1), (rows // 2, rows)}:
                 actual = quantizer.dequantize_rows(quantized, first, last)
                 assert_same(actual, whole[first:last], f"rows {first} to {last}, {configuration}")
+
+    def test_rows_that_are_looked_up_are_those_of_the_whole_weight(self) -> None:
+        quantizer = self.make()
+        if not isinstance(quantizer, SupportsLookup):
+            pytest.skip("this quantizer does not look rows up")
+        for _, configuration, quantized in self.quantized(quantizer):
+            whole, shape = quantizer.dequantize(quantized), quantized.shape
+            elements = {
+                name: tensor.reshape(-1).__getitem__ for name, tensor in quantized.tensors.items()
+            }
+            rows = torch.tensor([shape[0] - 1, 0, shape[0] // 2])
+            actual = quantizer.look_up(elements, shape, configuration, rows)
+            assert_same(actual, whole[rows], f"rows that are looked up, {configuration}")
 
     def test_equal_weights_give_equal_tensors(self) -> None:
         quantizer = self.make()

@@ -7,9 +7,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from qsearch.errors import InputError
+from qsearch.plugins.capabilities import SupportsEmbeddings
 from qsearch.plugins.contract import require_contract
 from qsearch.plugins.protocols import Requirements
 from qsearch.space.layers import LayerSpec
@@ -38,6 +41,21 @@ class ModelChecks(TrainerChecks):
         assert list(self.make().layers()) == layers, "layers of another trainer"
         trainer.train(self.configurations(trainer)[0], 1)
         assert list(trainer.layers()) == layers, "layers after training"
+
+    def test_embeddings_come_after_the_other_layers(self) -> None:
+        trainer, plain = self.make(), list(self.make().layers())
+        if not isinstance(trainer, SupportsEmbeddings):
+            pytest.skip("this trainer quantizes no embeddings")
+        try:
+            trainer.search_embeddings()
+        except InputError:
+            pytest.skip("its method has no place for embeddings")
+        layers = list(trainer.layers())
+        assert layers[: len(plain)] == plain, "layers of blocks"
+        assert [layer.is_table for layer in layers[len(plain) :]] in ([True], [True, True])
+        configurations, _ = self.configurations(trainer)
+        trainer.train(configurations, 1)
+        assert all(map(math.isfinite, trainer.sensitivity(configurations, 1)))
 
     def test_requirements_are_known_without_loading_weights(self) -> None:
         trainer = self.make()

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from qsearch.claims.claims import Claim, Claims
+from qsearch.claims.claims import Claim
+from qsearch.claims.study_claims import Claims
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames.points import latest_points, points_frame

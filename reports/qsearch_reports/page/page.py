@@ -20,7 +20,7 @@ from qsearch_reports.page import assets
 from qsearch_reports.page.comparison import comparison_context
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
-from qsearch_reports.summaries.facts import answer, uniform_cells
+from qsearch_reports.summaries.facts import answer, uniform_cells, warnings
 
 
 def write_report(directories: Sequence[Path], out: Path) -> Path:
@@ -70,6 +70,7 @@ def _study_context(results: StudyResults, name: str, payload: dict[str, Any]) ->
         "directory": shell_path(results.directory),
         "headline": head,
         "answer": answer(head, results.footprint),
+        "warnings": warnings(results),
         "uniform": uniform_cells(results.claims),
         "unit": frames.loss_unit(record),
         "failures": frames.failures_frame(record).to_dict("records"),

@@ -13,8 +13,8 @@ import pandas as pd
 from rich.cells import cell_len, set_cell_size
 
 from qsearch._text import without_controls
-from qsearch.claims.claims import Claims
 from qsearch.claims.sentences import claim_sentence, difference_text, size_text
+from qsearch.claims.study_claims import Claims
 from qsearch.monitoring.durations import duration_text
 from qsearch.plugins.footprint import Footprint
 from qsearch.storage.study_record import StudyRecord, selection_loss
@@ -105,6 +105,11 @@ def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
         value = f"{head.hypervolume:.4f} from (loss {loss:.4g}, {bits:.4g} average bits)"
         rows.insert(2, ("hypervolume", value))
     return rows
+
+
+def warnings(results: StudyResults) -> tuple[str, ...]:
+    """Return what limits the results: of the data, as the study was told, and of the results."""
+    return (*results.record.warnings, *results.claims.warnings)
 
 
 def uniform_cells(claims: Claims) -> Cells | None:

@@ -59,6 +59,9 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
     head = headline(record, study.claims)
     yield f"**{facts.answer(head, study.footprint)}**"
     yield ""
+    for warning in facts.warnings(study):
+        yield f"> Warning: {code(warning, 400)}"
+        yield ""
     parts = [code(record.model), code(record.task), code(record.quantizer), code(record.trainer)]
     if not record.is_trained:
         parts = [code(record.model), code(record.quantizer), f"loss {facts.OF_OBJECTIVE}"]

@@ -49,6 +49,8 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     yield from _wrap(f"{one_line(name)}: {facts.answer(head, results.footprint)}")
     for claim in results.claims.uniform:
         yield from _wrap(uniform_sentence(claim))
+    for warning in facts.warnings(results):
+        yield from _wrap(f"warning: {warning}")
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),

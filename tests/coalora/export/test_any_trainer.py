@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import discover_layers, full_layer_names
-from qsearch.plugins.exporters import Exporter
+from qsearch.plugins.exporters import Exporter, Storage
 from qsearch.plugins.registry import load_plugin
 from qsearch.testing import ExporterConformance, sample_job
 from qsearch.testing.exporter.job import SampleJob
@@ -59,7 +59,7 @@ class TestMerged(OfAnyTrainer):
 
 def test_a_merged_weight_is_the_dequantized_one_with_the_adapter(tmp_path: Path) -> None:
     quantizer = Integer(Integer.Options())
-    job = transformers_job(quantizer)
+    job = replace(transformers_job(quantizer), storage=Storage(torch.float32))
     MergedExporter().write(job, tmp_path)
     written = load_file(tmp_path / "model.safetensors")
     assert set(written) == set(job.state())

@@ -17,7 +17,7 @@ from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import FUSED_ROLES, tied_groups
 from tests.coalora.conftest import save_llama
-from tests.coalora.exported import export, loaded_logits, study_logits
+from tests.coalora.exported import export, loaded_logits, study_logits, weight_files
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,8 @@ def test_compressed_tensors_give_the_same_logits(causal_study, tmp_path) -> None
     trainer.train([wanted], 1)
     batch = next(iter(trainer.study.task.batches("validation", 4)))
     expected = study_logits(trainer, wanted, batch)
-    export(trainer, wanted, tmp_path, "compressed-tensors")
+    planned = export(trainer, wanted, tmp_path, "compressed-tensors")
+    assert planned == weight_files(tmp_path)
     base = AutoModelForCausalLM.from_pretrained(tmp_path)
     base.hf_quantizer.compressor.decompress_model(base)  # As the card says.
     without = loaded_logits(base, batch)
@@ -72,7 +73,8 @@ def test_compressed_tensors_are_decompressed_to_the_studys_weights(
 ) -> None:
     package = pytest.importorskip("compressed_tensors")
     trainer, wanted = causal_study(scheme)
-    export(trainer, wanted, tmp_path, "compressed-tensors")
+    planned = export(trainer, wanted, tmp_path, "compressed-tensors", "auto")
+    assert planned == weight_files(tmp_path)
     written = json.loads((tmp_path / "config.json").read_text())["quantization_config"]
     config = package.quantization.QuantizationConfig.model_validate(written)
     tensors = load_file(tmp_path / "model.safetensors")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import shutil
 from dataclasses import replace
 
@@ -9,19 +10,23 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForSequenceClassification, PeftModel
-from qsearch_coalora.export import merged
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.models.loading import load_config
+from qsearch_coalora.models.stored_type import stored_type
 from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed import checkpoints
 from qsearch_quantizers.packed.linear import PackedLinear
-from transformers import (
-    AutoModelForSequenceClassification,
-)
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForSequenceClassification
 
 from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.errors import InputError
-from qsearch.space.configuration import Configuration
+from qsearch.plugins.stored_bytes import stored_bytes
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.exported import export, loaded_logits, study_logits
+from qsearch.testing.samples import draw_configurations
+from tests.coalora.exported import export, loaded_logits, study_logits, weight_files
 
 
 @torch.no_grad()
@@ -137,8 +142,6 @@ def test_files_and_weights_take_the_bytes_that_average_bits_say(packing_study, e
     parameters = sum(layer.parameters for layer in trainer.layers())
     # Blocks of scales do not divide such small matrices; the real model's are within 1 %.
     assert weight_bytes == pytest.approx(bits * parameters / 8, rel=0.03)
-    predicted = trainer.footprint().file_bytes(bits)
-    assert 0.9 * predicted < file_bytes(exports / "packed") <= predicted
 
 
 def test_a_packed_bases_card_says_whose_values_it_has(exports) -> None:
@@ -173,17 +176,13 @@ def test_activating_a_configuration_clears_the_adjustments_of_the_last(
         assert torch.equal(adapted.logits(batch), plain)
 
 
-def file_bytes(folder) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-
-
 def test_only_causal_models_cache_keys_and_values(
     packing_study, make_trainer, make_causal_task, llama_folder
 ) -> None:
-    assert packing_study[0].footprint().cache_bytes_per_token == 0
+    assert packing_study[0].footprint().running.cache_bytes_per_token == 0
     trainer = make_trainer(model=llama_folder, task=make_causal_task(length=32))
     outputs = sum(one.shape[0] for one in trainer.layers() if one.role in ("key", "value"))
-    footprint = trainer.footprint()
+    footprint = trainer.footprint().running
     assert footprint.cache_bytes_per_token == 4 * outputs > 0
     assert footprint.tokens == 32
 
@@ -193,36 +192,154 @@ def test_a_study_of_a_packed_model_is_refused(exports) -> None:
         load_config(ModelSpec(name=str(exports / "packed")))
 
 
-def test_a_merged_model_is_written_file_by_file(packing_study, tmp_path, monkeypatch) -> None:
+def test_a_large_merged_model_is_written_in_several_files(
+    packing_study, tmp_path, monkeypatch
+) -> None:
     trainer, wanted, batch, expected = packing_study
-    monkeypatch.setattr(merged, "_SHARD", "20KB")
-    largest = []
-    save = merged.save_file
-
-    def counted(tensors, *arguments, **named):
-        largest.append(sum(tensor.nbytes for tensor in tensors.values()))
-        save(tensors, *arguments, **named)
-
-    monkeypatch.setattr(merged, "save_file", counted)
-    export(trainer, wanted, tmp_path, "merged")
-    assert max(largest) < sum(largest) / 3
+    monkeypatch.setattr(checkpoints, "MAX_FILE_BYTES", 20_000)
+    assert export(trainer, wanted, tmp_path, "merged") == weight_files(tmp_path)
+    assert len(weight_files(tmp_path)) > 3
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
     torch.testing.assert_close(loaded_logits(model, batch), expected, atol=1e-5, rtol=1e-4)
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "AutoModelForSequenceClassification.from_pretrained" in card
 
 
-@pytest.mark.parametrize(("group_size", "scheme"), [(32, "symmetric"), (128, "asymmetric")])
-def test_files_of_groups_that_do_not_divide_rows_take_no_more_than_the_footprint_says(
-    make_trainer, tmp_path, group_size, scheme
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        NormalFloat(NormalFloat.Options()),
+        Integer(Integer.Options(group_size=(32,), scheme="symmetric")),
+        Integer(Integer.Options(group_size=(128,), scheme="asymmetric")),  # Rows of 32 and 64.
+    ],
+)
+@pytest.mark.parametrize("method", [CoALoRATrainer, PTQTrainer])
+def test_a_footprint_says_what_the_files_of_every_configuration_take(
+    make_trainer, tmp_path, plugin, method
 ) -> None:
-    quantizer = Integer(Integer.Options(group_size=(group_size,), scheme=scheme))
-    trainer = make_trainer(plugin=quantizer)  # Rows of 32 and 64 weights.
-    chosen = quantizer.choices().layer_configuration(0)
-    wanted = Configuration({layer.name: chosen for layer in trainer.layers()})
-    export(trainer, wanted, tmp_path, "packed")
-    (bits,) = trainer.study.average_bits([wanted])
-    assert file_bytes(tmp_path) <= trainer.footprint().file_bytes(bits)
+    trainer = make_trainer(plugin=plugin, method=method)
+    footprint = trainer.footprint()
+    for number, wanted in enumerate(draw_configurations(trainer.layers(), plugin.choices(), 3)):
+        trainer.train([wanted], 1)
+        export(trainer, wanted, tmp_path / str(number), "packed", "auto")
+        (written,) = weight_files(tmp_path / str(number)).values()
+        quantized = sum(
+            stored_bytes(plugin, layer.shape, wanted[layer.name]) for layer in trainer.layers()
+        )
+        # Offsets in the header have as many digits as the largest, and types their longest names.
+        spare = footprint.fixed_bytes + quantized - written
+        assert 0 <= spare <= 16 * len(load_file(tmp_path / str(number) / "model.safetensors"))
+
+
+def test_a_footprints_memory_has_the_types_that_are_in_memory(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    export(trainer, wanted, tmp_path, "packed", "auto")
+    stored = sum(tensor.nbytes for tensor in load_file(tmp_path / FILE).values())
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path)
+    held = sum(tensor.nbytes for tensor in model.state_dict().values())
+    assert held == stored + trainer.footprint().running.loading_bytes > 1.2 * stored
+
+
+BITS = {"bfloat16": 8, "float16": 11}
+"""Bits of a value's significand."""
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("format", ["packed", "packed-base", "merged", "adapter"])
+def test_what_is_stored_in_16_bits_computes_what_the_study_does_but_for_their_rounding(
+    packing_study, exports, tmp_path, format, dtype
+) -> None:
+    trainer, wanted, batch, expected = packing_study
+    out = tmp_path / "out"
+    assert export(trainer, wanted, out, format, dtype) == weight_files(out)
+    (name,) = weight_files(out)
+    stored = {tensor.dtype for tensor in load_file(out / name).values()}
+    assert torch.float32 not in stored - {*scale_types(exports)}
+    if format == "packed-base":
+        return
+    if format == "adapter":
+        base = AutoModelForSequenceClassification.from_pretrained(exports / "packed-base")
+        model = PeftModel.from_pretrained(base, str(out)).eval()
+    else:
+        model = AutoModelForSequenceClassification.from_pretrained(out)
+    assert {one.dtype for one in model.parameters()} == {torch.float32}
+    # Each value is off by half a unit of its last place; so many roundings add up in a logit.
+    off = (loaded_logits(model, batch) - expected).abs().max() / expected.abs().max()
+    assert 0 < off <= 8 * 2.0 ** -BITS[dtype]
+
+
+def scale_types(exports) -> set[torch.dtype]:
+    """Types of the scales that normal float asks for, some of them float32."""
+    return {t.dtype for n, t in load_file(exports / "packed" / FILE).items() if "scale" in n}
+
+
+FILE = "model.safetensors"
+
+
+def test_an_adapter_of_8_bits_computes_what_the_study_does_but_for_its_rounding(
+    packing_study, tmp_path
+) -> None:
+    trainer, wanted, batch, expected = packing_study
+    sizes = {}
+    for bits in (None, 8):
+        out = tmp_path / str(bits)
+        assert export(trainer, wanted, out, "packed", "auto", bits) == weight_files(out)
+        sizes[bits] = sum(one.nbytes for one in load_file(out / FILE).values())
+    counts = [4 * features for layer in trainer.layers() for features in layer.shape]
+    # A byte a weight instead of two, and a scale of two bytes for every 64.
+    saved = sum(count - 2 * math.ceil(count / 64) for count in counts)
+    assert sizes[None] - sizes[8] == saved
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "8")
+    off = (loaded_logits(model, batch) - expected).abs().max() / expected.abs().max()
+    assert 0 < off <= 8 / 127
+
+
+def test_an_adapter_of_8_bits_needs_a_format_and_an_adapter(
+    packing_study, make_trainer, tmp_path
+) -> None:
+    trainer, wanted, *_ = packing_study
+    with pytest.raises(InputError, match=r"'merged' does not store an adapter .* do: packed$"):
+        export(trainer, wanted, tmp_path, "merged", adapter_bits=8)
+    plain = make_trainer(plugin=trainer.study.quantizer, method=PTQTrainer, fine_tune=False)
+    plain.train([wanted], 1)
+    plain.load_state(plain.state())
+    with pytest.raises(InputError, match=r"--adapter-bits 8: this study's conf.* have no adapter"):
+        export(plain, wanted, tmp_path, "packed", adapter_bits=8)
+
+
+def test_a_head_that_float16_cannot_hold_is_refused(packing_study, tmp_path) -> None:
+    trainer, wanted, *_ = packing_study
+    (name, bias), *_ = (
+        (name, one)
+        for name, one in trainer.study.adapted.head_parameters().items()
+        if one.dim() == 1
+    )
+    before = bias.detach().clone()
+    try:
+        bias.data[0] = 7e4
+        with pytest.raises(InputError, match=rf"--dtype float16: .*{name} has a value of size 7e"):
+            export(trainer, wanted, tmp_path, "packed", "float16")
+    finally:
+        bias.data.copy_(before)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        (torch.float32, torch.bfloat16),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_the_type_of_a_checkpoint_of_16_bits_is_kept(
+    bert_folder, tmp_path, stored, expected
+) -> None:
+    model = AutoModel.from_pretrained(bert_folder, dtype=stored)
+    model.save_pretrained(tmp_path / "safetensors")
+    assert stored_type(ModelSpec(name=str(tmp_path / "safetensors"))) == expected
+    # Without safetensors, the configuration says it.
+    (tmp_path / "safetensors" / "model.safetensors").unlink()
+    assert stored_type(ModelSpec(name=str(tmp_path / "safetensors"))) == expected
 
 
 def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:

@@ -17,7 +17,8 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from tests.coalora.exported import export
+from tests.coalora.exported import export, weight_files
+from tests.coalora.llama_cpp import engine_logits
 
 gguf = pytest.importorskip("gguf")
 
@@ -107,9 +108,9 @@ def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Co
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[False, True], ids=["blocks", "embeddings"])
 def trainer(
-    make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
+    request: Any, make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> CoALoRATrainer:
     """A trained study's trainer; its export changes nothing, so tests share it."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
@@ -117,7 +118,12 @@ def trainer(
     options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
     task, plugin = CausalLanguageModelling(options), Integer(Integer.Options())
     made = make_trainer(
-        model=small_file, task=task, plugin=plugin, batch_size=4, learning_rate=1e-2
+        model=small_file,
+        task=task,
+        plugin=plugin,
+        batch_size=4,
+        learning_rate=1e-2,
+        embeddings=request.param,
     )
     made.train([configuration(made)], 1)
     return made
@@ -126,7 +132,7 @@ def trainer(
 @pytest.fixture(scope="module")
 def exported(trainer: CoALoRATrainer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("exported")
-    export(trainer, configuration(trainer), out, "gguf")
+    assert export(trainer, configuration(trainer), out, "gguf") == weight_files(out)
     return out
 
 
@@ -164,6 +170,36 @@ def test_metadata_and_tokenizer_are_the_original_files(small_file: Path, exporte
         assert after.fields[name].contents() == before.fields[name].contents()
 
 
+def test_tensors_that_are_not_quantized_are_the_original_files_to_the_byte(
+    small_file: Path, exported: Path
+) -> None:
+    before = {tensor.name: tensor for tensor in gguf.GGUFReader(small_file).tensors}
+    after = {tensor.name: tensor for tensor in gguf.GGUFReader(exported / "model.gguf").tensors}
+    assert list(before) == list(after)
+    kept = [n for n in before if after[n].tensor_type == before[n].tensor_type]
+    assert {n for n in before if "norm" in n} <= set(kept)
+    assert all(after[n].data.tobytes() == before[n].data.tobytes() for n in kept)
+
+
+@pytest.mark.parametrize("dtype", ["auto", "float16"])
+def test_an_adapters_factors_are_stored_in_16_bits(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path, dtype: str
+) -> None:
+    assert export(trainer, configuration(trainer), tmp_path, "gguf", dtype) == weight_files(
+        tmp_path
+    )
+    assert (tmp_path / "model.gguf").read_bytes() == (exported / "model.gguf").read_bytes()
+    plain = {one.name: one for one in gguf.GGUFReader(exported / "adapter.gguf").tensors}
+    for tensor in gguf.GGUFReader(tmp_path / "adapter.gguf").tensors:
+        assert tensor.tensor_type.name == {"auto": "BF16", "float16": "F16"}[dtype]
+        assert list(tensor.shape) == list(plain[tensor.name].shape)
+        kind = {"auto": torch.bfloat16, "float16": torch.float16}[dtype]
+        rounded = torch.from_numpy(plain[tensor.name].data.copy()).to(kind).float().numpy()
+        np.testing.assert_array_equal(
+            gguf.quants.dequantize(tensor.data, tensor.tensor_type), rounded
+        )
+
+
 def test_model_and_adapter_of_the_files_give_the_studys_logits(
     trainer: CoALoRATrainer, exported: Path, tmp_path: Path
 ) -> None:
@@ -171,7 +207,7 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
     assert reader.fields["general.type"].contents() == "adapter"
     assert reader.fields["adapter.type"].contents() == "lora"
     factors = {tensor.name: tensor.data for tensor in reader.tensors}
-    assert len(factors) == 2 * len(trainer.layers())
+    assert len(factors) == 2 * len(trainer.study.adapted.adapted_layers)
 
     def merged(tensor: Any) -> Any:
         # As llama.cpp does: the product goes onto the file's own tensor, in its order of rows.
@@ -191,6 +227,42 @@ def test_model_and_adapter_of_the_files_give_the_studys_logits(
     finish(writer)
     tokens = torch.arange(100, 124).view(2, 12)
     assert_same_logits(trainer, loaded(tmp_path / "merged.gguf"), tokens)
+
+
+def test_llama_cpp_gives_the_logits_of_the_same_weights(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("llama_cpp_py_sync")
+    export(trainer, configuration(trainer), tmp_path, "packed-base")
+    tokens = torch.arange(100, 124)[None]
+    with torch.no_grad():
+        packed = AutoModelForCausalLM.from_pretrained(tmp_path).eval()(tokens).logits[0]
+    found = engine_logits(exported / "model.gguf", tokens[0].tolist())
+    # llama.cpp rounds the inputs of quantized products to 8 bits.
+    assert (found - packed).norm() / packed.norm() < 0.02
+    kinds = {
+        one.name: one.tensor_type.name for one in gguf.GGUFReader(exported / "model.gguf").tensors
+    }
+    quantized = any(layer.is_table for layer in trainer.layers())
+    assert (kinds["token_embd.weight"] != "F32") == quantized
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_llama_cpp_loads_an_adapter_of_16_bits(
+    trainer: CoALoRATrainer, exported: Path, tmp_path: Path, dtype: str
+) -> None:
+    pytest.importorskip("llama_cpp_py_sync")
+    export(trainer, configuration(trainer), tmp_path / "files", "gguf", dtype)
+    export(trainer, configuration(trainer), tmp_path / "packed", "packed")
+    tokens = torch.arange(100, 124)[None]
+    with torch.no_grad():
+        packed = AutoModelForCausalLM.from_pretrained(tmp_path / "packed").eval()(tokens).logits[0]
+    model, adapter = (tmp_path / "files" / f"{name}.gguf" for name in ("model", "adapter"))
+    found = engine_logits(model, tokens[0].tolist(), adapter)
+    without = engine_logits(model, tokens[0].tolist())
+    off, gap = (found - packed).norm(), (without - packed).norm()
+    assert off / packed.norm() < 0.02
+    assert off < gap / 2
 
 
 def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(

@@ -8,10 +8,17 @@ from typing import Any
 
 import pytest
 from qsearch_coalora.models import loading
-from qsearch_coalora.models.architectures import known_shape
-from qsearch_coalora.models.loading import load_config, load_shape, skeleton
+from qsearch_coalora.models.architectures import known_shape, known_tables
+from qsearch_coalora.models.loading import (
+    CAUSAL,
+    HEADLESS,
+    load_config,
+    load_shape,
+    skeleton,
+)
 from qsearch_coalora.models.model_shape import shape_of
 
+from qsearch.models.discovery import discover_tables
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_config
 
@@ -105,6 +112,27 @@ def test_shapes_are_those_of_the_models(tmp_path: Path, fields: dict[str, Any]) 
     folder = written(tmp_path, fields)
     config, _ = load_config(ModelSpec(name=str(folder)))
     assert known_shape(folder) == shape_of(skeleton(config))
+    assert known_tables(folder, False) == discover_tables(skeleton(config))
+
+
+@pytest.mark.parametrize("kind", ["llama", "mistral", "qwen2", "qwen3"])
+@pytest.mark.parametrize("tied", [{}, {"tie_word_embeddings": True}])
+def test_output_heads_are_those_of_the_models(
+    tmp_path: Path, kind: str, tied: dict[str, Any]
+) -> None:
+    folder = written(tmp_path, LLAMA | {"model_type": kind, "head_dim": 16} | tied)
+    config, _ = load_config(ModelSpec(name=str(folder)))
+    found = known_tables(folder, True)
+    assert found == discover_tables(skeleton(config, None, CAUSAL))
+    assert len(found) == 2 - len(tied)
+
+
+def test_tables_of_an_unknown_architecture_are_those_of_its_model(tmp_path: Path) -> None:
+    small_config("Gemma3Text", num_key_value_heads=1, head_dim=16).save_pretrained(tmp_path)
+    model = ModelSpec(name=str(tmp_path))
+    for auto_class in (CAUSAL, HEADLESS):  # Its head is tied to its embedding.
+        shape, _ = load_shape(model, auto_class)
+        assert [table.name for table in shape.tables] == ["embed_tokens"]
 
 
 @pytest.mark.parametrize(
@@ -144,6 +172,7 @@ def test_models_that_transformers_saves_are_known(tmp_path: Path, kind: str) -> 
 )
 def test_what_is_out_of_the_ordinary_is_left_to_transformers(tmp_path: Path, fields: Any) -> None:
     assert known_shape(written(tmp_path, fields)) is None
+    assert known_tables(tmp_path, False) is None
 
 
 def test_the_shape_of_an_unknown_architecture_is_that_of_its_model(

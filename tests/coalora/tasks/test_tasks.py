@@ -67,6 +67,19 @@ def test_limits_take_a_fixed_subset(table_files) -> None:
         next(iter(task.batches("test", 4)))
 
 
+def test_guessing_loses_the_entropy_of_the_labels(tmp_path, make_causal_task) -> None:
+    rows = [f"w{n}\t{'left' if n < 6 else 'right'}" for n in range(8)]
+    for name in ("train", "validation"):
+        (tmp_path / f"{name}.tsv").write_text("\n".join(["text\tlabel", *rows, ""]))
+    task = classification((tmp_path / "train.tsv", tmp_path / "validation.tsv"))
+    assert task.chance_loss("validation") == pytest.approx(
+        -0.75 * math.log(0.75) - 0.25 * math.log(0.25)
+    )
+    tokenizer, causal = small_tokenizer(), make_causal_task()
+    causal.prepare(tokenizer)
+    assert causal.chance_loss("validation") == math.log(len(tokenizer))
+
+
 def test_a_text_without_a_token_is_refused() -> None:
     with pytest.raises(InputError, match="no token of the text ' '"):
         encode(small_tokenizer(), [("w1",), (" ",)], 8)

@@ -15,10 +15,15 @@ from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 
+from qsearch.claims.paired_difference import paired_scores
+from qsearch.deployment.selection import best_under
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.protocols import Scores
+from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.example_scores import read_example_scores, read_reference_scores
 from qsearch.storage.mapped_arrays import read_mapped
 from qsearch.storage.paths import reference_path
+from qsearch.study.run import run_spec
 from tests.coalora.conftest import save_llama
 from tests.coalora.training.test_full_precision import Exact, uniform
 
@@ -217,3 +222,51 @@ def test_scores_of_batches_are_joined_by_name() -> None:
     one = Scores(torch.zeros(2), torch.ones(2), {"kl": torch.zeros(2)}, {"kl": torch.zeros(5)})
     joined = Scores.concatenate([one, one])
     assert (len(joined.losses), len(joined.metrics["kl"]), len(joined.details["kl"])) == (4, 4, 10)
+
+
+def test_a_study_searches_for_low_divergence(
+    llama_folder: Path, make_causal_task: Any, tmp_path: Path
+) -> None:
+    text = str(make_causal_task().options.train)
+    spec = StudySpec.model_validate(
+        {
+            "name": "divergence",
+            "model": {"name": str(llama_folder)},
+            "task": {
+                "name": "causal-lm",
+                "train": text,
+                "validation": text,
+                "length": 24,
+                "validation_tokens": 24 * 8,
+            },
+            "quantizer": {"name": "integer", "group_size": [32]},
+            "trainer": {"name": "ptq", "fine_tune": False, "calibration_batches": 1},
+            "search": {
+                "rounds": 1,
+                "initial": 4,
+                "candidates": 2,
+                "segments": 4,
+                "average_bits": [2.6, 8.4],
+                "objective": "kl",
+            },
+        }
+    )
+    record = run_spec(spec, tmp_path / "run")
+    latest = record.latest
+    assert len(latest) >= 4
+    assert (latest["kl"] > 0).all()
+    assert (latest["kl_p99"] >= latest["kl"]).all()
+    assert latest["kl_p99_standard_error"].isna().all()
+    best = best_under(record, 9)
+    assert best["kl"] == latest["kl"].min()
+    # Nothing is trained, so that the model of the round is the loaded one.
+    full = record.rounds[0].full_precision
+    assert full is not None
+    assert full.metrics["kl"].value == pytest.approx(0.0, abs=1e-6)
+    reference = read_reference_scores(tmp_path / "run")
+    assert reference.losses == read_example_scores(tmp_path / "run", 1, "full-precision").losses
+    own = read_example_scores(tmp_path / "run", 1, int(best["trial"]))
+    assert paired_scores(own, reference).difference == pytest.approx(
+        best["loss"] - full.loss, abs=1e-5
+    )
+    assert paired_scores(own, own, "kl").difference == 0.0

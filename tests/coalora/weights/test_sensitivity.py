@@ -7,7 +7,9 @@ import pytest
 import torch
 from qsearch_coalora.training import layer_scores
 from qsearch_coalora.weights.sensitivity import layer_sensitivities
+from qsearch_coalora.weights.tables import table_at
 from torch import Tensor, nn
+from transformers.models.bart.modeling_bart import BartScaledWordEmbedding
 
 
 class Stack(nn.Module):
@@ -69,6 +71,51 @@ def test_equals_explicit_gradients_of_single_examples(shape: tuple[int, ...]) ->
         norm = weight.square().sum().item()
         expected.append(0.5 * np.mean(squared) * norm / weight.numel())
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+class Tokens(nn.Module):
+    """A token embedding, perhaps scaled, and an output head, perhaps with the same weight."""
+
+    def __init__(self, tied: bool, scale: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.embedding = BartScaledWordEmbedding(9, 5, None, scale)
+        self.head = nn.Linear(5, 9, bias=False)
+        if tied:
+            self.head.weight = self.embedding.weight
+        self.requires_grad_(False)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embedding
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
+    def forward(self, ids: Tensor) -> Tensor:
+        hidden = torch.tanh(self.embedding(ids))
+        return self.head(hidden + hidden.roll(1, dims=1))
+
+
+@pytest.mark.parametrize(("tied", "paths"), [(True, ["embedding"]), (False, ["embedding", "head"])])
+@pytest.mark.parametrize("scale", [1.0, 2.5])
+def test_tables_have_the_sensitivity_of_their_explicit_gradients(
+    tied: bool, paths: list[str], scale: float
+) -> None:
+    model, generator = Tokens(tied, scale), torch.Generator().manual_seed(1)
+    # Few ids, so that a row is looked up several times.
+    batches = [torch.randint(4, (size, 6), generator=generator) for size in (4, 3)]
+    weights = [model.get_submodule(path).weight for path in paths]
+    runs = [lambda ids=ids: losses_of(model, ids, ids.flip(1)) for ids in batches]
+    found = layer_sensitivities([], weights, runs, [table_at(model, path) for path in paths])
+    expected = []
+    for weight in weights:
+        weight.requires_grad_(True)
+        losses = torch.cat([run() for run in runs])
+        gradients = [torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in losses]
+        weight.requires_grad_(False)
+        mean = np.mean([gradient.square().sum().item() for gradient in gradients])
+        expected.append(0.5 * mean * weight.square().mean().item())
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_predicts_the_mean_square_of_the_loss_change_by_random_errors() -> None:

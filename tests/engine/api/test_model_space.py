@@ -111,7 +111,7 @@ def test_a_weight_that_two_layers_have_counts_once() -> None:
 def test_a_weight_that_an_embedding_shares_is_refused() -> None:
     model = nn.ModuleDict({"embed": nn.Embedding(64, 32), "head": nn.Linear(32, 64, bias=False)})
     model["head"].weight = model["embed"].weight
-    with pytest.raises(InputError, match="layer 'head' shares its weight with 'embed'"):
+    with pytest.raises(InputError, match=r"'head' shares its weight with 'embed'.*take both"):
         qsearch.Space.from_model(model, "integer", OPTIONS)
 
 
@@ -131,6 +131,49 @@ def test_a_plain_mapping_has_average_bits(space: qsearch.Space) -> None:
     assert space.average_bits(plain) == 4.5
 
 
+class Words(nn.Module):
+    """Blocks between an embedding, next to one of positions, and a head."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.places = nn.Embedding(16, 32)
+        self.words = nn.Embedding(40, 32)
+        self.blocks = nn.ModuleList([Block()])
+        self.head = nn.Linear(32, 40, bias=False)
+        if tied:
+            self.head.weight = self.words.weight
+
+
+BLOCK = ["blocks.0.first", "blocks.0.second"]
+
+
+@pytest.mark.parametrize(
+    ("tied", "patterns", "expected"),
+    [
+        (True, None, ["words", *BLOCK]),
+        (False, None, ["words", *BLOCK]),
+        (False, ["head", "w*"], ["words", "head"]),
+        (True, ["head", "w*"], ["words"]),  # The head is the embedding's weight.
+        (False, ["*"], ["places", "words", *BLOCK, "head"]),
+    ],
+)
+def test_embeddings_are_layers_if_wanted(
+    tied: bool, patterns: list[str] | None, expected: list[str]
+) -> None:
+    model = Words(tied)
+    space = qsearch.Space.from_model(model, "integer", OPTIONS, layers=patterns, embeddings=True)
+    assert names(space) == expected
+    roles = {layer.name: layer.role for layer in space.layers}
+    assert roles["words"] == "embedding"
+    assert space.quantization_error.shape[0] == len(expected)
+    before = model.words.weight.clone()
+    with qsearch.quantized(model, space.sample()):
+        assert not torch.equal(model.words.weight, before)
+        assert torch.equal(model.head.weight, model.words.weight) == tied
+    assert torch.equal(model.words.weight, before)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) -> None:
     model = nn.Sequential(nn.Linear(64, 32)).to(dtype)
@@ -144,7 +187,7 @@ def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) ->
     [
         ({"model": nn.ReLU()}, r"model ReLU has no linear layers \(torch.nn.Linear\)"),
         ({"model": "minilm"}, "model: give a torch.nn.Module, not str"),
-        ({"layers": ["x*"]}, r"layers: \['x\*'\] match none of the model's 3 linear layers"),
+        ({"layers": ["x*"]}, r"layers: \['x\*'\] match none of the model's 3 layers"),
         ({"quantizer": "nope"}, "no quantizer is called 'nope'; installed: .*'integer'"),
         ({"quantizer": 3}, "quantizer: give the name of a plugin or an object .*, not 3"),
         ({"options": {"bits": [5]}}, "quantizer 'integer': options.bits.0: .* 2, 3, 4 or 8, not 5"),
@@ -155,6 +198,8 @@ def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) ->
         ({"options": [3]}, r"options: give a mapping of option to value, not \[3\]"),
         ({"name": 5}, "name: give a text, not 5"),
         ({"tied": "all"}, "Space.from_model: tied: .*, not 'all'"),
+        ({"embeddings": True}, "model Sequential has no token embedding"),
+        ({"embeddings": 3}, "Space.from_model: embeddings: .*, not 3"),
     ],
 )
 def test_bad_arguments_are_named(

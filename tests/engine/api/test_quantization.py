@@ -119,7 +119,7 @@ def test_layers_of_a_headless_model_are_found_behind_a_head(own_space: qsearch.S
 
 
 def test_a_model_without_the_layer_is_refused(own_space: qsearch.Space) -> None:
-    with pytest.raises(InputError, match="model Linear has no linear layer '0', which the conf"):
+    with pytest.raises(InputError, match="model Linear has no linear layer or embedding '0'"):
         qsearch.quantized(nn.Linear(64, 32), own_space.sample()).__enter__()
 
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qsearch.claims.claims import no_measurable_loss, study_claims, uniform_claims
+from qsearch.claims.claims import no_measurable_loss, uniform_claims
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.sentences import claim_sentence, uniform_sentence
+from qsearch.claims.study_claims import study_claims
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.footprint import Footprint
 from qsearch.storage.example_scores import FULL_PRECISION, trial_name, write_example_scores

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -278,6 +279,63 @@ def test_an_exports_facts_have_the_bytes_of_the_weight_files_that_the_exporter_n
     out = exported("--bits", "4")
     size = (out / "configuration.json").stat().st_size
     assert read_json(out / "qsearch.json")["weight_file_bytes"] == size
+
+
+@pytest.mark.parametrize("budget", [["--bits", "4"], ["--sweep", "3.5,4"]])
+def test_a_dry_run_prints_the_bytes_of_each_weight_file_and_writes_nothing(
+    budget: list[str], qsearch, exported, finished: Path, tmp_path: Path
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    output = qsearch("export", finished, *budget, "--format", "json", "--dry-run").output
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    out = exported(*budget, to=tmp_path / "out")
+    for path in out.rglob("configuration.json"):
+        assert f"  configuration.json  {path.stat().st_size:,} bytes" in output
+    for facts in map(read_json, out.rglob("qsearch.json")):
+        assert f"trial {facts['trial']}, {facts['average_bits']:.4f} average bits" in output
+    assert "would write json" in output
+
+
+def test_a_dry_run_needs_a_format_that_says_what_it_would_write(
+    qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = SimpleNamespace(weight_files=(".json",))
+    monkeypatch.setattr("qsearch.deployment.exporting.load_exporter", lambda *_: silent)
+    errors = qsearch("export", finished, "--bits", "4", "--format", "json", "--dry-run").refused()
+    assert "--dry-run: the format 'json' does not say what it would write" in errors
+
+
+@pytest.mark.parametrize("run", [["--dry-run"], ["--to", "out"]])
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        (["--dtype", "half"], "--dtype 'half': must be one of auto, bfloat16, float16, float32"),
+        (["--adapter-bits", "4"], "--adapter-bits 4: must be 8; without it the adapter is stored"),
+        (["--adapter-bits", "8"], "'json' does not store an adapter in codes; formats that do: pa"),
+        (["--bytes", "1210"], "--bytes"),
+    ],
+)
+def test_types_that_cannot_be_stored_are_refused(
+    run: list[str], options: list[str], error: str, qsearch, finished: Path
+) -> None:
+    budget = [] if "--bytes" in options else ["--bits", "4"]
+    out = qsearch("export", finished, *budget, "--format", "json", *options, *run)
+    assert error in out.refused()
+
+
+def test_an_export_needs_a_folder(qsearch, finished: Path) -> None:
+    errors = qsearch("export", finished, "--bits", "4", "--format", "json").refused()
+    assert "--to OUT: name the folder to write, or give --dry-run" in errors
+
+
+@pytest.mark.parametrize(
+    ("options", "dtype"), [([], "bfloat16"), (["--dtype", "float16"], "float16")]
+)
+def test_exports_say_in_which_type_they_are_stored(
+    options: list[str], dtype: str, exported
+) -> None:
+    facts = read_json(exported("--bits", "4", *options) / "qsearch.json")
+    assert (facts["dtype"], facts["adapter_bits"]) == (dtype, None)
 
 
 def test_help_lists_the_formats_that_are_installed_with_what_they_are(qsearch) -> None:

@@ -44,6 +44,10 @@ def test_components_belong_together() -> None:
         assert bits == components.quantizer.storage_bits(configuration)
 
 
+def test_embeddings_are_for_trainers_that_quantize_them() -> None:
+    assert "space.embeddings: trainer 'fake' quantizes no" in refusal(space__embeddings=True)
+
+
 def test_resolved_study_writes_out_every_plugin_option() -> None:
     spec = study_spec()
     resolved = build_components(spec).spec
@@ -73,7 +77,7 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
         (
             {"quantizer__name": "future"},
             "quantizer.name: quantizer 'future' of qsearch-fake 1.0 is written for version 99 of"
-            " qsearch's plugin contracts; this qsearch-llm supports version 1: ",
+            " qsearch's plugin contracts; this qsearch-llm supports version 2: ",
         ),
         ({"trainer__blocks": 0}, "model without layers"),
         ({"task__name": "reserved"}, "may not be called 'loss'"),

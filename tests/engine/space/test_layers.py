@@ -19,6 +19,11 @@ def test_impossible_layers_are_refused(block: int, shape: tuple[int, int], said:
     assert "'lin'" in str(caught.value)
 
 
+@pytest.mark.parametrize("role", ["embedding", "head", "query"])
+def test_a_table_is_an_embedding_or_an_output_head(role: str) -> None:
+    assert LayerSpec("layer", role, 0, (2, 2)).is_table == (role != "query")
+
+
 def test_nothing_is_tied_unless_asked() -> None:
     layers = make_layers(2)
     groups = tied_groups(layers)

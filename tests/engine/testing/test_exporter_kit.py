@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from qsearch.testing import ExporterConformance
 from tests.engine.fixtures.qsearch_fake import FakeQuantizer
@@ -22,6 +22,12 @@ class Whole:
     weight_files = (".safetensors",)
 
     def write(self, job, directory):
+        self.save(self.tensors(job), directory)
+
+    def weight_bytes(self, job):
+        return {"weights.safetensors": len(save(self.tensors(job)))}
+
+    def tensors(self, job):
         tensors = job.state()
         for position, path in enumerate(job.paths):
             del tensors[f"{path}.weight"]
@@ -29,7 +35,11 @@ class Whole:
             tensors |= {f"{path}.{name}": tensor for name, tensor in codes.items()}
         for path, (A, B) in zip(job.paths, job.factors(), strict=False):
             tensors |= {f"{path}.A": A, f"{path}.B": B}
-        self.save(tensors, directory)
+        return self.stored(tensors, job.storage.dtype)
+
+    def stored(self, tensors, dtype):
+        floats = (name for name, tensor in tensors.items() if tensor.dtype == torch.float32)
+        return tensors | {name: tensors[name].to(dtype) for name in floats}
 
     def save(self, tensors, directory):
         save_file(tensors, directory / "weights.safetensors")
@@ -63,7 +73,7 @@ FAULTS = {
         "one line": other(description="a\nb"),
         "None or names: 'coa-lora'": other(trainers="coa-lora"),
         "weight_files": other(weight_files=("safetensors",)),
-        "for version 2 of qsearch": other(contract=2),
+        "for version 1 of qsearch": other(contract=1),
     },
     "it_writes_weights_and_no_pickles": {
         "no files": saving(lambda *_: None),
@@ -79,6 +89,12 @@ FAULTS = {
         "names of files": saving(
             lambda tensors, out: save_file(tensors, out / f"{next(numbers)}.safetensors")
         ),
+    },
+    "it_stores_the_type_that_the_job_says": {
+        "storage: as many bytes in 16 bits": other(stored=lambda _, tensors, dtype: tensors)
+    },
+    "a_dry_run_says_what_is_written": {
+        "bytes of a dry run": other(weight_bytes=lambda _, job: {"weights.safetensors": 1})
     },
     "the_job_stays_as_it_was": {"tensors of the model: 'head.bias'": other(write=in_place)},
 }

@@ -112,7 +112,7 @@ FAULTS = {
         ),
     },
     "it_is_written_for_the_contract_of_this_qsearch": {
-        "the quantizer is written for version 2": replaced(Integer, contract=2),
+        "the quantizer is written for version 1": replaced(Integer, contract=1),
     },
     "its_name_is_that_of_its_entry_point": {
         "assert 'other' in ": replaced(

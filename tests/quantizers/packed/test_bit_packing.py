@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from qsearch_quantizers.packed.bit_packing import CHUNK, pack, unpack
+from qsearch_quantizers.packed.bit_packing import CHUNK, elements_at, pack, unpack
 
 from qsearch.errors import InputError
 
@@ -17,6 +17,8 @@ def test_unpack_returns_what_was_packed_into_the_least_bytes(bits, count, seed):
     assert packed.dtype == torch.uint8
     assert packed.numel() == -(-count * bits // 8)
     assert torch.equal(unpack(packed, bits, count), codes)
+    positions = torch.randint(0, max(count, 1), (2, min(count, 7)), generator=generator)
+    assert torch.equal(elements_at(packed, bits, positions), codes[positions])
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 7])

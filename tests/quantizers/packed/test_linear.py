@@ -4,7 +4,7 @@ import pytest
 import torch
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
-from qsearch_quantizers.packed import linear as packed_linear
+from qsearch_quantizers.packed import weight as packed_weight
 from qsearch_quantizers.packed.bit_packing import packed_tensors
 from qsearch_quantizers.packed.linear import PackedLinear
 
@@ -49,7 +49,7 @@ def test_outputs_are_those_of_the_dequantized_weight(quantizer, rank, bias, shap
 def test_rows_are_dequantized_a_part_at_a_time(monkeypatch):
     layer = packed_layer(NORMAL_FLOAT, 64, 96, rank=2)
     inputs = torch.randn(3, 96)
-    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 5 * 96)
+    monkeypatch.setattr(packed_weight, "BLOCK_WEIGHTS", 5 * 96)
     seen = []
     whole = NORMAL_FLOAT.dequantize_rows
 
@@ -74,7 +74,7 @@ def test_gradients_are_those_of_the_dequantized_weight(quantizer):
 
 
 def test_gradients_of_many_rows_do_not_lose_digits_in_bfloat16(monkeypatch):
-    monkeypatch.setattr(packed_linear, "BLOCK_WEIGHTS", 8 * 64)
+    monkeypatch.setattr(packed_weight, "BLOCK_WEIGHTS", 8 * 64)
     layer = packed_layer(NORMAL_FLOAT, 4096, 64, bias=False)
     upstream = torch.randn(3, 4096, generator=torch.Generator().manual_seed(0))
     exact = upstream @ layer.dequantized()

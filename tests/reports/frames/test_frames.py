@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from qsearch_reports import frames
 
-from qsearch.claims.claims import Claim, Claims
+from qsearch.claims.claims import Claim
 from qsearch.claims.paired_difference import PairedDifference
+from qsearch.claims.study_claims import Claims
 from qsearch.deployment.selection import best_under
 from qsearch.storage.study_record import RoundRecord
 from tests.reports.realistic_studies import make_record, objective_results

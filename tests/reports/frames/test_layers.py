@@ -23,6 +23,17 @@ def test_heatmap_gives_repeated_roles_their_own_rows_and_leaves_holes_empty():
     assert heatmap.to_numpy().tolist() == [[0, None], [1, None], [None, 2]]
 
 
+def test_an_embedding_has_a_row_of_its_own_after_the_roles_of_blocks():
+    layers = [
+        LayerSpec("layers.0.up", "up", 0, (2, 2)),
+        LayerSpec("layers.1.up", "up", 1, (2, 2)),
+        LayerSpec("embed_tokens", "embedding", 0, (8, 2)),
+    ]
+    grid = layer_frames.layer_grid(layers)
+    assert grid.rows == ("up", "embedding")
+    assert grid.positions.tolist() == [[0, 1], [2, -1]]
+
+
 def test_choice_indices_give_back_the_configurations(record):
     texts = [str(text) for text in record.trials["configuration"].iloc[:5]]
     indices = layer_frames.choice_indices(record.layers, record.choices, texts)

@@ -23,8 +23,9 @@ from qsearch_reports.summaries.text_plot import front_plot
 from rich.cells import cell_len
 from rich.console import Console
 
-from qsearch.claims.claims import Claim, Claims, UniformClaim
+from qsearch.claims.claims import Claim, UniformClaim
 from qsearch.claims.paired_difference import PairedDifference
+from qsearch.claims.study_claims import Claims
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.footprint import Footprint
 from qsearch.storage.study_record import StudyRecord

@@ -1,0 +1,128 @@
+"""``qsearch evaluate``: figures of data that no search has seen."""
+
+from __future__ import annotations
+
+import json
+import math
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.console import SafeConsole, print_line, print_table
+from qsearch.cli.deploy_commands import Bits, Bytes, Memory, Sweep, Tokens, Trial
+from qsearch.cli.rare_collection import rare_collection
+from qsearch.errors import InputError
+
+if TYPE_CHECKING:
+    from qsearch.deployment.evaluating import EvaluatedModel, SplitEvaluation
+    from qsearch.plugins.protocols import Split
+
+
+class EvaluatedSplit(Enum):
+    """Data that configurations are evaluated on."""
+
+    TEST = "test"
+    VALIDATION = "validation"
+
+
+@rare_collection()
+def evaluate(
+    directory: StudyDirectory,
+    bits: Bits = None,
+    bytes_: Bytes = None,
+    memory: Memory = None,
+    tokens: Tokens = None,
+    trial: Trial = None,
+    sweep: Sweep = None,
+    split: Annotated[
+        EvaluatedSplit, typer.Option("--split", help="Data to evaluate on.")
+    ] = EvaluatedSplit.TEST,
+    length: Annotated[
+        int | None,
+        typer.Option("--length", help="Tokens of a sequence, of a language task.", min=2),
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Evaluate picked configurations, baselines and the unquantized model on unseen data."""
+    from qsearch.deployment.budgets import best_within, chosen_budget, parse_sweep
+    from qsearch.deployment.evaluating import evaluate_split
+    from qsearch.storage.study_record import read_study
+
+    options = (bits, bytes_, memory, tokens, trial)
+    if sweep is None:
+        budgets = [chosen_budget(*options)]
+    elif all(option is None for option in options):
+        budgets = parse_sweep(sweep)
+    else:
+        raise InputError("--sweep holds the budgets; leave other budgets and --trial out")
+    name: Split = "test" if split is EvaluatedSplit.TEST else "validation"
+    record = read_study(directory)
+    rows = [best_within(record, directory, budget) for budget in budgets]
+    console = SafeConsole(stderr=True)
+    with console.status("") as status:
+        found = evaluate_split(
+            directory,
+            record,
+            rows,
+            name,
+            length,
+            lambda what: status.update(f"evaluating {what}"),
+        )
+    if json_:
+        print_line(json.dumps(found.as_json()))
+        return
+    _print(found)
+
+
+def _print(found: SplitEvaluation) -> None:
+    from qsearch._text import with_error
+
+    names = list(dict.fromkeys(n for model in found.models for n in model.evaluation.metrics))
+    print_table(
+        ("model", "bits", "MB", "loss", *names),
+        [
+            (
+                model.name,
+                *_sizes(model),
+                with_error(model.evaluation.loss, model.evaluation.standard_error),
+                *(_metric(model, name) for name in names),
+            )
+            for model in found.models
+        ],
+    )
+    if not found.differences:
+        return
+    print_line("")
+    print_table(
+        ("model", "less", "of", "difference", "95 % interval"),
+        [
+            (
+                one.name,
+                one.other,
+                one.metric,
+                f"{one.difference.difference:+.4f}",
+                f"{one.difference.low:+.4f} to {one.difference.high:+.4f}",
+            )
+            for one in found.differences
+        ],
+    )
+    examples = found.differences[0].difference.examples
+    print_line(f"\ndifferences are over the same {examples} examples of the {found.split} data")
+    if found.split == "validation":
+        print_line("the search has selected on these data; --split test evaluates on others")
+
+
+def _sizes(model: EvaluatedModel) -> tuple[str, str]:
+    if model.row is None:
+        return "", ""
+    nbytes = model.row["bytes"]
+    return f"{model.row['average_bits']:.4f}", "" if math.isnan(nbytes) else f"{nbytes / 1e6:.1f}"
+
+
+def _metric(model: EvaluatedModel, name: str) -> str:
+    from qsearch._text import with_error
+
+    metric = model.evaluation.metrics.get(name)
+    return "" if metric is None else with_error(metric.value, metric.standard_error)

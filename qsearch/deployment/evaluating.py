@@ -1,0 +1,183 @@
+"""Configurations evaluated on a split that no search has seen, compared with other models."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from qsearch.claims.claims import UNIFORM, baseline_name
+from qsearch.claims.paired_difference import PairedDifference, paired_scores
+from qsearch.errors import InputError, QsearchError
+from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsLoadedModel
+from qsearch.plugins.components import PYTHON_ONLY, build_components
+from qsearch.plugins.evaluation import Evaluation
+from qsearch.plugins.facts import SupportsDataFacts
+from qsearch.plugins.protocols import Split, Trainer
+from qsearch.spec.sections import OBJECTIVE, PluginSpec
+from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.checkpoints import read_adapter, read_data_facts
+from qsearch.storage.directory import read_study_yaml
+from qsearch.storage.paths import STUDY_YAML
+from qsearch.storage.study_record import StudyRecord, row_configuration
+
+FULL_PRECISION = "full precision"
+"""The adapter of the last finished round with no weight quantized."""
+
+LOADED = "loaded model"
+"""The model as it is loaded, without an adapter."""
+
+Progress = Callable[[str], None]
+"""Called with the name of what is evaluated next."""
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """What a model scored on a split; the row of ``trials.parquet`` if it is a configuration."""
+
+    name: str
+    evaluation: Evaluation
+    row: pd.Series | None = None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A picked configuration's loss, or metric of examples, less that of another model."""
+
+    name: str
+    other: str
+    metric: str
+    difference: PairedDifference
+
+
+@dataclass(frozen=True)
+class SplitEvaluation:
+    """What models scored on a split of a study's data, and how picked ones differ from others."""
+
+    study: str
+    split: str
+    models: tuple[EvaluatedModel, ...]
+    differences: tuple[Difference, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as JSON values, nothing rounded; None for what is not known."""
+        return {
+            "study": self.study,
+            "split": self.split,
+            "models": [_model_values(model) for model in self.models],
+            "differences": [
+                {"model": one.name, "other": one.other, "metric": one.metric}
+                | asdict(one.difference)
+                for one in self.differences
+            ],
+        }
+
+
+def evaluate_split(
+    directory: Path,
+    record: StudyRecord,
+    rows: Sequence[pd.Series],
+    split: Split,
+    length: int | None = None,
+    show: Progress = lambda name: None,
+) -> SplitEvaluation:
+    """Evaluate rows of the last finished round, its baselines and the unquantized model on a split.
+
+    ``length`` is that of sequences, in place of the study's own (``task.length``).
+
+    Raises:
+        InputError: If the study names no such split, or its data or the model cannot be read.
+        QsearchError: If an evaluation fails.
+    """
+    if record.trainer == OBJECTIVE:
+        raise InputError(f"{directory}: {PYTHON_ONLY}")
+    path = directory / STUDY_YAML
+    components = build_components(with_length(read_study_yaml(path), length), str(path))
+    trainer, facts = components.trainer, read_data_facts(directory)
+    if facts is not None and isinstance(trainer, SupportsDataFacts):
+        trainer.use_data_facts(facts)
+    show("the state of the last finished round")
+    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
+    picked = {int(row["trial"]): row for row in rows}
+    latest = record.latest
+    uniform = latest[latest["method"] == UNIFORM].sort_values("average_bits")
+    baselines = {int(row["trial"]): row for _, row in uniform.iterrows()}
+    models: list[EvaluatedModel] = []
+
+    def add(name: str, evaluate: Callable[[], Evaluation | None], row: pd.Series | None) -> None:
+        show(name)
+        evaluation = evaluate()
+        if evaluation is None:
+            return
+        if not math.isfinite(evaluation.loss):
+            raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
+        models.append(EvaluatedModel(name, evaluation, row))
+
+    for number, row in (picked | baselines).items():
+        name = f"trial {number}" if number in picked else baseline_name(row)
+        add(name, partial(_evaluate, trainer, row, split), row)
+    if isinstance(trainer, SupportsFullPrecision):
+        add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split), None)
+    if isinstance(trainer, SupportsLoadedModel):
+        add(LOADED, lambda: trainer.evaluate_loaded(split), None)
+    return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
+
+
+def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:
+    return trainer.evaluate([row_configuration(row)], split)[0]
+
+
+def with_length(spec: StudySpec, length: int | None) -> StudySpec:
+    """Return a study whose task reads sequences of another length."""
+    if length is None:
+        return spec
+    options = spec.task.options
+    if "length" not in options:
+        raise InputError(f"--length: task {spec.task.name!r} has no option 'length'")
+    task = PluginSpec(name=spec.task.name, **{**options, "length": length})
+    return spec.model_copy(update={"task": task})
+
+
+def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
+    """Return how each picked configuration, named by its trial, differs from all other models."""
+    found = []
+    for model in models:
+        if not model.name.startswith("trial "):
+            continue
+        for other in models:
+            own, compared = model.evaluation.examples, other.evaluation.examples
+            if other is model or own is None or compared is None or len(own.losses) < 2:
+                continue
+            for metric in ("loss", *sorted(own.metrics.keys() & compared.metrics.keys())):
+                difference = paired_scores(own, compared, metric)
+                found.append(Difference(model.name, other.name, metric, difference))
+    return found
+
+
+def _model_values(model: EvaluatedModel) -> dict[str, Any]:
+    row, evaluation = model.row, model.evaluation
+    examples = evaluation.examples
+    return {
+        "name": model.name,
+        "trial": None if row is None else int(row["trial"]),
+        "average_bits": None if row is None else float(row["average_bits"]),
+        "file_bytes": None if row is None or math.isnan(row["bytes"]) else int(row["bytes"]),
+        "examples": None if examples is None else len(examples.losses),
+        "loss": evaluation.loss,
+        "standard_error": evaluation.standard_error,
+        "metrics": {
+            name: {
+                "value": metric.value,
+                "standard_error": None
+                if math.isnan(metric.standard_error)
+                else metric.standard_error,
+            }
+            for name, metric in evaluation.metrics.items()
+        },
+        "seconds": evaluation.seconds,
+    }
