@@ -69,22 +69,6 @@ class SupportsDataCheck(Protocol):
 
 
 @runtime_checkable
-class SupportsDataWarnings(Protocol):
-    """Optional for tasks. With it, commands say what limits results before any long work."""
-
-    def data_warnings(self) -> tuple[str, ...]:
-        """Read the data that are on this machine, and return sentences for the user.
-
-        Such as that training and validation data overlap, or that examples are few. No model is
-        loaded for it, and it comes before all long work.
-
-        Raises:
-            InputError: If no result on these data would mean anything.
-        """
-        ...
-
-
-@runtime_checkable
 class SupportsDataDigest(Protocol):
     """Optional for tasks. With it, a trainer can recognise its examples."""
 

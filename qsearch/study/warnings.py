@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from qsearch.plugins.capabilities import SupportsDataWarnings
 from qsearch.plugins.components import StudyComponents
+from qsearch.plugins.data_warnings import SupportsDataWarnings
 from qsearch.plugins.source_precision import (
     SourcePrecision,
     SupportsSourcePrecision,

@@ -13,11 +13,12 @@ from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
 from benchmarks.paper_runs import BUDGETS, outcome_of
 from qsearch.errors import InputError
 from qsearch.plugins.components import build_components
+from tests.coalora.conftest import write_rows
 
 STUDY = """\
 name: made
 model: {{name: {model}}}
-task: {{name: classification, train: {train}, validation: {validation}, test: {validation}}}
+task: {{name: classification, train: {train}, validation: {validation}, test: {test}}}
 quantizer: {{name: integer}}
 trainer: {{name: coa-lora, rank: 4, steps: 3, batch_size: 8, warmup_steps: 1}}
 search: {{rounds: 1, initial: 8, candidates: 2, segments: 10, average_bits: [2.25, 7.25]}}
@@ -37,7 +38,8 @@ def study(
         monkeypatch.setattr(module, "ROOT", tmp_path)
     path = tmp_path / "made.yaml"
     train, validation = table_files
-    path.write_text(STUDY.format(model=bert_folder, train=train, validation=validation))
+    test = write_rows(tmp_path / "test.tsv", 40, 2)
+    path.write_text(STUDY.format(model=bert_folder, train=train, validation=validation, test=test))
     return path
 
 

@@ -9,7 +9,7 @@ import pytest
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataWarnings
+from qsearch.plugins.data_warnings import SupportsDataWarnings
 from tests.coalora.conftest import classification
 
 TRAIN = [f"training text number {n} has words enough to count in an overlap" for n in range(400)]
