@@ -87,7 +87,7 @@ def evaluate(
             rows,
             parse_tasks(lm_eval),
             limit,
-            lambda what: console.print(f"evaluating {what}"),
+            console.print,
         )
         if json_:
             print_line(json.dumps(results.as_json()))

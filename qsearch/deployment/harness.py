@@ -70,12 +70,13 @@ def evaluate_harness(
     trainer = study_trainer(directory, record)
     if not isinstance(trainer, SupportsTaskHarness):
         raise InputError(f"--lm-eval: trainer {record.trainer!r} runs no tasks of lm_eval")
+    show(f"loading tasks: {', '.join(tasks)}")
     run = trainer.load_harness(tasks, limit)
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     models = []
     for number, row in {int(row["trial"]): row for row in rows}.items():
-        show(f"trial {number}")
+        show(f"running tasks on trial {number}")
         models.append(HarnessModel(f"trial {number}", run(row_configuration(row)), row))
-    show(LOADED)
+    show(f"running tasks on the {LOADED}")
     models.append(HarnessModel(LOADED, run(None)))
     return HarnessEvaluation(record.name, limit, tuple(models))

@@ -192,27 +192,38 @@ def _no_tasks() -> Any:
 def _prepared() -> Iterator[None]:
     """Render templates in a sandbox, and keep back warnings, and bars where there is no terminal.
 
-    Templates come from task files and may reach any Python object in lm_eval's own environment.
+    Templates come from task files, and lm_eval's own environment lets them reach any Python object.
+    Nor does lm_eval ask git and pip what they know of this machine, which takes seconds.
     """
     from jinja2 import BaseLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
     utils = optional_module("lm_eval.utils", "lm-eval", "--lm-eval")
+    evaluator = optional_module("lm_eval.evaluator", "lm-eval", "--lm-eval")
     sandbox = SandboxedEnvironment(
         loader=BaseLoader(), undefined=StrictUndefined, keep_trailing_newline=True
     )
     sandbox.filters |= utils.env.filters
-    before, disabled = utils.env, logging.root.manager.disable
+    disabled = logging.root.manager.disable
     with ExitStack() as stack:
         if not sys.stderr.isatty():
             stack.enter_context(redirect_stderr(io.StringIO()))
-        utils.env = sandbox
+        stack.enter_context(_replaced(utils, "env", sandbox))
+        stack.enter_context(_replaced(evaluator, "get_git_commit_hash", lambda: None))
+        stack.enter_context(_replaced(evaluator, "add_env_info", lambda results: None))
+        stack.callback(logging.disable, disabled)
         logging.disable(max(disabled, logging.WARNING))
-        try:
-            yield
-        finally:
-            utils.env = before
-            logging.disable(disabled)
+        yield
+
+
+@contextmanager
+def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)
 
 
 def _results(results: Mapping[str, Any]) -> HarnessResults:

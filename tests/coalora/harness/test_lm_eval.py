@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch.errors import InputError
@@ -212,10 +211,3 @@ def test_a_hub_that_cannot_be_reached_is_named(
     task_file.write_text(task_file.read_text().replace("path: json", "path: owner/words"))
     with pytest.raises(InputError, match="words: its data are on the hub, which cannot be reached"):
         trainer.load_harness([str(task_file)], None)
-
-
-def test_classifications_are_refused_before_anything_is_loaded(make_trainer: Any) -> None:
-    trainer = make_trainer(method=PTQTrainer)
-    with pytest.raises(InputError, match=r"is for causal language models .* 'classification'"):
-        trainer.load_harness(["arc_easy"], None)
-    assert "loaded" not in vars(trainer.study)
