@@ -17,6 +17,7 @@ from qsearch.errors import InputError
 
 if TYPE_CHECKING:
     from qsearch.deployment.evaluating import EvaluatedModel, SplitEvaluation
+    from qsearch.deployment.harness import HarnessEvaluation
     from qsearch.plugins.protocols import Split
 
 
@@ -37,17 +38,31 @@ def evaluate(
     trial: Trial = None,
     sweep: Sweep = None,
     split: Annotated[
-        EvaluatedSplit, typer.Option("--split", help="Data to evaluate on.")
-    ] = EvaluatedSplit.TEST,
+        EvaluatedSplit | None, typer.Option("--split", help="Data to evaluate on; test if omitted.")
+    ] = None,
     length: Annotated[
         int | None,
         typer.Option("--length", help="Tokens of a sequence, of a language task.", min=2),
+    ] = None,
+    lm_eval: Annotated[
+        str | None,
+        typer.Option(
+            "--lm-eval",
+            help="Run these tasks of lm-evaluation-harness on packed exports instead: names, and"
+            " paths of YAML files, comma-separated.",
+            metavar="TASKS",
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="Only the first examples of each task of --lm-eval.", min=1),
     ] = None,
     json_: Json = False,
 ) -> None:
     """Evaluate picked configurations, baselines and the unquantized model on unseen data."""
     from qsearch.deployment.budgets import best_within, chosen_budget, parse_sweep
     from qsearch.deployment.evaluating import evaluate_split
+    from qsearch.deployment.harness import evaluate_harness
     from qsearch.storage.study_record import read_study
 
     options = (bits, bytes_, memory, tokens, trial)
@@ -57,10 +72,29 @@ def evaluate(
         budgets = parse_sweep(sweep)
     else:
         raise InputError("--sweep holds the budgets; leave other budgets and --trial out")
-    name: Split = "test" if split is EvaluatedSplit.TEST else "validation"
+    if lm_eval is None and limit is not None:
+        raise InputError("--limit is for tasks of --lm-eval")
+    if lm_eval is not None and (split is not None or length is not None):
+        raise InputError("--lm-eval has data of its own; leave --split and --length out")
     record = read_study(directory)
     rows = [best_within(record, directory, budget) for budget in budgets]
     console = SafeConsole(stderr=True)
+    if lm_eval is not None:
+        # Without a status line: lm_eval has progress bars of its own.
+        results = evaluate_harness(
+            directory,
+            record,
+            rows,
+            parse_tasks(lm_eval),
+            limit,
+            console.print,
+        )
+        if json_:
+            print_line(json.dumps(results.as_json()))
+        else:
+            _print_scores(results)
+        return
+    name: Split = "validation" if split is EvaluatedSplit.VALIDATION else "test"
     with console.status("") as status:
         found = evaluate_split(
             directory,
@@ -112,6 +146,35 @@ def _print(found: SplitEvaluation) -> None:
     print_line(f"\ndifferences are over the same {examples} examples of the {found.split} data")
     if found.split == "validation":
         print_line("the search has selected on these data; --split test evaluates on others")
+
+
+def parse_tasks(text: str) -> list[str]:
+    """Return the names and paths of ``--lm-eval``."""
+    tasks = [task.strip() for task in text.split(",")]
+    if not all(tasks):
+        raise InputError(f"--lm-eval {text!r}: give names or paths of tasks, comma-separated")
+    return tasks
+
+
+def _print_scores(results: HarnessEvaluation) -> None:
+    from qsearch._text import with_error
+
+    print_table(
+        ("task", "metric", "value", "model", "bits"),
+        [
+            (
+                score.task,
+                score.metric,
+                with_error(score.value, score.standard_error),
+                model.name,
+                "" if model.row is None else f"{model.row['average_bits']:.4f}",
+            )
+            for model in results.models
+            for score in model.results.scores
+        ],
+    )
+    if results.limit is not None:
+        print_line(f"\nof the first {results.limit} examples of each task")
 
 
 def _sizes(model: EvaluatedModel) -> tuple[str, str]:

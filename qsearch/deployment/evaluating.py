@@ -94,13 +94,7 @@ def evaluate_split(
         InputError: If the study names no such split, or its data or the model cannot be read.
         QsearchError: If an evaluation fails.
     """
-    if record.trainer == OBJECTIVE:
-        raise InputError(f"{directory}: {PYTHON_ONLY}")
-    path = directory / STUDY_YAML
-    components = build_components(with_length(read_study_yaml(path), length), str(path))
-    trainer, facts = components.trainer, read_data_facts(directory)
-    if facts is not None and isinstance(trainer, SupportsDataFacts):
-        trainer.use_data_facts(facts)
+    trainer = study_trainer(directory, record, length)
     show("the state of the last finished round")
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     picked = {int(row["trial"]): row for row in rows}
@@ -126,6 +120,22 @@ def evaluate_split(
     if isinstance(trainer, SupportsLoadedModel):
         add(LOADED, lambda: trainer.evaluate_loaded(split), None)
     return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
+
+
+def study_trainer(directory: Path, record: StudyRecord, length: int | None = None) -> Trainer:
+    """Return a study's trainer, which has loaded nothing yet.
+
+    Raises:
+        InputError: If the study has none, or its YAML is not valid.
+    """
+    if record.trainer == OBJECTIVE:
+        raise InputError(f"{directory}: {PYTHON_ONLY}")
+    path = directory / STUDY_YAML
+    trainer = build_components(with_length(read_study_yaml(path), length), str(path)).trainer
+    facts = read_data_facts(directory)
+    if facts is not None and isinstance(trainer, SupportsDataFacts):
+        trainer.use_data_facts(facts)
+    return trainer
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:
@@ -159,6 +169,11 @@ def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
     return found
 
 
+def known_bytes(row: pd.Series | None) -> int | None:
+    """Return the bytes of a row of ``trials.parquet``, if both are known."""
+    return None if row is None or math.isnan(row["bytes"]) else int(row["bytes"])
+
+
 def _model_values(model: EvaluatedModel) -> dict[str, Any]:
     row, evaluation = model.row, model.evaluation
     examples = evaluation.examples
@@ -166,7 +181,7 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
         "name": model.name,
         "trial": None if row is None else int(row["trial"]),
         "average_bits": None if row is None else float(row["average_bits"]),
-        "file_bytes": None if row is None or math.isnan(row["bytes"]) else int(row["bytes"]),
+        "file_bytes": known_bytes(row),
         "examples": None if examples is None else len(examples.losses),
         "loss": evaluation.loss,
         "standard_error": evaluation.standard_error,

@@ -11,6 +11,7 @@ from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import (
     Progress,
     QuantizedTensor,
@@ -197,6 +198,23 @@ class SupportsLoadedModel(Protocol):
 
         None where that means nothing, such as with a head that has to be trained. Later evaluations
         do not change.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsTaskHarness(Protocol):
+    """Optional for trainers. With it, ``qsearch evaluate --lm-eval`` runs tasks of a harness."""
+
+    def load_harness(self, tasks: Sequence[str], limit: int | None) -> RunHarness:
+        """Return what runs tasks on configurations under the state as it is when it is called.
+
+        Tasks are names of the harness, or paths of task files. Their data are loaded, the model is
+        not. ``limit`` is the greatest number of examples of a task; None is all.
+
+        Raises:
+            InputError: If the model is not of the harness's kind, the harness is not installed, or
+                a task does not exist, or cannot be loaded.
         """
         ...
 

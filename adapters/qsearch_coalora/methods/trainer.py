@@ -20,6 +20,7 @@ from qsearch.plugins.capabilities import (
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.space.configuration import Configuration, LayerConfiguration
@@ -278,6 +279,12 @@ class AdapterTrainer(Trainer):
         # Dequantized weights of all layers are a second float model.
         self.study.adapted.weights.restore()
         return self._job(configuration)
+
+    def load_harness(self, tasks: Sequence[str], limit: int | None) -> RunHarness:
+        """Return what runs tasks of lm_eval on packed exports, and on the loaded model."""
+        from qsearch_coalora.harness.running import load_harness
+
+        return load_harness(self.study, self.export_job, tasks, limit)
 
     def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study

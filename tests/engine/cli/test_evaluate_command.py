@@ -9,8 +9,15 @@ from typing import Any
 import pytest
 
 from qsearch.deployment.selection import best_under
+from qsearch.errors import InputError
+from qsearch.plugins.harness import HarnessResults, HarnessScore
 from qsearch.plugins.registry import load_plugin
-from qsearch.storage.study_record import StudyRecord, read_study, write_study
+from qsearch.storage.study_record import (
+    StudyRecord,
+    read_study,
+    row_configuration,
+    write_study,
+)
 from tests.engine.fake_study import of_objective, write_study_yaml
 
 
@@ -81,6 +88,11 @@ def test_differences_are_paired_over_the_same_examples(qsearch, finished: Path) 
         (["--bits", "4", "--sweep", "3,4"], "--sweep holds the budgets"),
         (["--bits", "4", "--length", "64"], "--length: task 'fake' has no option 'length'"),
         (["--trial", "99"], "the study has no trial of that number"),
+        (["--bits", "4", "--limit", "3"], "--limit is for tasks of --lm-eval"),
+        (["--bits", "4", "--lm-eval", "a,,b"], "--lm-eval 'a,,b': give names or paths"),
+        (["--bits", "4", "--lm-eval", "a", "--split", "test"], "--lm-eval has data of its own"),
+        (["--bits", "4", "--lm-eval", "a", "--length", "64"], "--lm-eval has data of its own"),
+        (["--bits", "4", "--lm-eval", "a"], "--lm-eval: trainer 'fake' runs no tasks of lm_eval"),
     ],
 )
 def test_what_cannot_be_evaluated_is_refused(
@@ -96,3 +108,73 @@ def test_an_objective_is_evaluated_in_python(qsearch, record: StudyRecord, tmp_p
         "the loss of this study is a Python function"
         in qsearch("evaluate", tmp_path, "--bits", "6").refused()
     )
+
+
+@pytest.fixture
+def harness(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """A harness of one task, whose score is the number of bits; what it was asked for."""
+    asked: list[Any] = []
+
+    def load_harness(self: Any, tasks: list[str], limit: int | None) -> Any:
+        asked.append((tasks, limit))
+
+        def run(configuration: Any) -> HarnessResults:
+            asked.append(configuration)
+            error = None if configuration is None else 0.25
+            score = HarnessScore("words", "acc", float(len(asked)), error)
+            return HarnessResults((score,), {"versions": {"words": 3.0}})
+
+        return run
+
+    monkeypatch.setattr(
+        load_plugin("trainers", "fake"), "load_harness", load_harness, raising=False
+    )
+    return asked
+
+
+def test_tasks_run_on_each_picked_configuration_and_the_loaded_model(
+    qsearch, finished: Path, record: StudyRecord, harness: list[Any]
+) -> None:
+    # Two of the budgets pick the same configuration, which runs once.
+    found = evaluated(
+        qsearch, finished, "--sweep", "2.6,4,4.001", "--lm-eval", "a, b/c.yaml", "--limit", "3"
+    )
+    picked = [best_under(record, bits) for bits in (2.6, 4)]
+    assert harness[0] == (["a", "b/c.yaml"], 3)
+    assert harness[1:] == [*map(row_configuration, picked), None]
+    assert [model["trial"] for model in found["models"]] == [
+        *(int(row["trial"]) for row in picked),
+        None,
+    ]
+    assert found["models"][0] == {
+        "name": f"trial {picked[0]['trial']}",
+        "trial": picked[0]["trial"],
+        "average_bits": picked[0]["average_bits"],
+        "file_bytes": picked[0]["bytes"],
+        "scores": [{"task": "words", "metric": "acc", "value": 2.0, "standard_error": 0.25}],
+        "harness": {"versions": {"words": 3.0}},
+    }
+    assert found["limit"] == 3
+
+
+def test_scores_are_a_table(qsearch, finished: Path, harness: list[Any]) -> None:
+    lines = qsearch(
+        "evaluate", finished, "--bits", "4", "--lm-eval", "a", "--limit", "3"
+    ).output.splitlines()
+    assert lines[0].split() == ["task", "metric", "value", "model", "bits"]
+    assert lines[1].split()[:6] == ["words", "acc", "2.0000", "±", "0.2500", "trial"]
+    assert lines[2].split() == ["words", "acc", "3.0000", "loaded", "model"]
+    assert lines[-1] == "of the first 3 examples of each task"
+
+
+def test_no_state_is_loaded_before_the_tasks_are(
+    qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: Any, tasks: list[str], limit: int | None) -> Any:
+        raise InputError("there is no such task")
+
+    trainer = load_plugin("trainers", "fake")
+    monkeypatch.setattr(trainer, "load_harness", refuse, raising=False)
+    monkeypatch.delattr("qsearch.deployment.harness.read_adapter")
+    message = qsearch("evaluate", finished, "--bits", "4", "--lm-eval", "a").refused()
+    assert "there is no such task" in message
