@@ -38,11 +38,13 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
     rounds, evaluations, candidates = _planned(search)
+    # Where nothing more is trained, later rounds repeat no evaluation.
+    measured = evaluations if needs.training_flops[1] else search.initial_count + candidates
     configurations = search.initial_count + candidates
     flops = (
         needs.training_flops[0]
         + (rounds - 1) * needs.training_flops[1]
-        + evaluations * needs.evaluation_flops
+        + min(measured, evaluations) * needs.evaluation_flops
         + configurations * needs.first_evaluation_flops
     )
     memory = needs.memory_bytes + configurations * needs.configuration_bytes

