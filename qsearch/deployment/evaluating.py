@@ -14,11 +14,12 @@ import pandas as pd
 from qsearch.claims.claims import UNIFORM, baseline_name
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsLoadedModel
+from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.components import PYTHON_ONLY, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
+from qsearch.plugins.references import SupportsLoadedModel
 from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts

@@ -21,12 +21,12 @@ from qsearch.execution.executor import Failure, Result, evaluate_one
 from qsearch.plugins.capabilities import (
     NO_CHECKPOINT,
     SupportsInputDigests,
-    SupportsReferenceFile,
     SupportsSeparateTraining,
 )
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import TrainerState
+from qsearch.plugins.references import SupportsReferenceFile
 from qsearch.provenance.environment import find_versions
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec

@@ -18,8 +18,8 @@ from qsearch.execution.executor import (
 )
 from qsearch.execution.time_limit import require_main_thread
 from qsearch.monitoring.events import EventKind
-from qsearch.plugins.capabilities import SupportsReferenceFile
 from qsearch.plugins.protocols import Trainer, TrainerState
+from qsearch.plugins.references import SupportsReferenceFile
 from qsearch.space.configuration import Configuration
 from qsearch.spec.failures import FailuresSpec
 

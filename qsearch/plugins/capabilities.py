@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.digests import ExamplesDigest, Inputs
-from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
+from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
@@ -16,7 +15,6 @@ from qsearch.plugins.protocols import (
     Progress,
     QuantizedTensor,
     Quantizer,
-    Scores,
     Split,
     TrainerState,
 )
@@ -128,63 +126,6 @@ class SupportsFullPrecision(Protocol):
 
         What belongs to a single configuration is left out. Neither the state nor later evaluations
         change.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsReference(Protocol):
-    """Optional for tasks. With it, configurations are compared with the unquantized model.
-
-    Which that is, ``reference`` says: ``loaded`` is the model as it is loaded, without an adapter,
-    one for the whole study; ``round`` is that of the same round, its adapter included, with no
-    weight quantized. The latter is for tasks whose head means nothing before it is trained.
-    """
-
-    @property
-    def reference(self) -> Literal["loaded", "round"]:
-        """Which model configurations are compared with."""
-        ...
-
-    def reference_outputs(
-        self, logits: Tensor, batch: Mapping[str, Tensor]
-    ) -> Mapping[str, Tensor]:
-        """Return what to keep of the unquantized model's outputs (n × …), float32 or integers."""
-        ...
-
-    def compare(
-        self,
-        scores: Scores,
-        logits: Tensor,
-        batch: Mapping[str, Tensor],
-        reference: Mapping[str, Tensor],
-    ) -> Scores:
-        """Return a batch's scores with the metrics that compare its logits with a reference.
-
-        That is what :meth:`reference_outputs` returned for the batch, or for its first examples,
-        perhaps none: outputs are kept as far as they fit. Other examples have NaN.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsReferenceFile(Protocol):
-    """Optional for trainers. With it, what evaluations are compared with is made before them.
-
-    A trainer without it, or which was not asked, makes it in its first evaluation.
-    """
-
-    def prepare_reference(self, directory: Path) -> ReferenceScores | None:
-        """Make ready what evaluations on the validation examples are compared with.
-
-        Called before them, after each training or loading of a state, in every process that
-        evaluates; where several do, first in the one that trains. What is the same for the whole
-        study is kept in the study's directory, and read from there if it is there; a directory that
-        does not exist is on another machine, and what is made here is kept elsewhere. The result is
-        None where nothing is compared.
-
-        Raises:
-            DamagedFileError: If what is kept is damaged, or of another model or other examples.
         """
         ...
 

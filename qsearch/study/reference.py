@@ -6,7 +6,7 @@ import time
 
 from qsearch.errors import EvaluationError
 from qsearch.monitoring.events import EventKind
-from qsearch.plugins.capabilities import SupportsReferenceFile
+from qsearch.plugins.references import SupportsReferenceFile
 from qsearch.storage.example_scores import write_example_scores
 from qsearch.storage.paths import reference_examples_path, reference_path
 from qsearch.study.running_study import RunningStudy

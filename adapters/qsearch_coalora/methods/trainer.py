@@ -11,17 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from qsearch.errors import EvaluationError, InputError
-from qsearch.plugins.capabilities import (
-    NO_CHECKPOINT,
-    SupportsFullPrecision,
-    SupportsReference,
-    TrainingCheckpoint,
-)
+from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsFullPrecision, TrainingCheckpoint
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
+from qsearch.plugins.references import SupportsReference
 from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec

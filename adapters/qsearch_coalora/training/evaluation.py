@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import EvaluationError
-from qsearch.plugins.capabilities import SupportsReference
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Scores, Split, Task
+from qsearch.plugins.references import SupportsReference
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
 from qsearch_coalora.settings.memory import clear_memory_errors

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qsearch.errors import DamagedFileError
-from qsearch.plugins.capabilities import SupportsReference
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.protocols import Scores, Split
+from qsearch.plugins.references import SupportsReference
 from qsearch.storage.mapped_arrays import Array, form_of, read_mapped, write_mapped
 from qsearch.storage.paths import reference_path
 from qsearch_coalora.tasks.divergence import TOP
