@@ -6,6 +6,7 @@ lm_eval would import what a ``!function`` names, evaluate templates without a sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,42 @@ _DATA = frozenset(
     }
 )
 _FILE_FORMATS = ("json", "csv", "parquet", "text")
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+_OPTIONS = {
+    # load_dataset takes builders' options too, and generate() a custom_generate, which is code.
+    "dataset_kwargs": frozenset(
+        {
+            "cache_dir",
+            "column_names",
+            "data_dir",
+            "data_files",
+            "delimiter",
+            "encoding",
+            "field",
+            "header",
+            "names",
+            "quotechar",
+            "revision",
+            "sample_by",
+            "sep",
+        }
+    ),
+    "generation_kwargs": frozenset(
+        {
+            "do_sample",
+            "max_gen_toks",
+            "max_length",
+            "max_new_tokens",
+            "min_p",
+            "num_beams",
+            "repetition_penalty",
+            "temperature",
+            "top_k",
+            "top_p",
+            "until",
+        }
+    ),
+}
 
 
 def is_path(name: str) -> bool:
@@ -91,6 +128,8 @@ def _checked(path: Path, metrics: Collection[str]) -> dict[str, Any]:
                 f"--lm-eval {path}: field {field!r} is not one of a task:"
                 f" {', '.join(sorted(_DATA))}"
             )
+    for field, allowed in _OPTIONS.items():
+        _require_options(path, field, fields.get(field), allowed)
     _require_metrics(path, fields.get("metric_list"), metrics)
     _require_data(path, fields)
     return fields
@@ -136,6 +175,16 @@ def _read(path: Path) -> dict[str, Any]:
     return fields
 
 
+def _require_options(path: Path, field: str, options: Any, allowed: Collection[str]) -> None:
+    if options is not None and not isinstance(options, dict):
+        raise InputError(f"--lm-eval {path}: {field} must hold options")
+    for option in options or ():
+        if option not in allowed:
+            raise InputError(
+                f"--lm-eval {path}: {field}: {option!r} is not one of {', '.join(sorted(allowed))}"
+            )
+
+
 def _require_metrics(path: Path, entries: Any, metrics: Collection[str]) -> None:
     """Refuse a metric that ``evaluate`` would look for: on the hub, or in a script on this disk."""
     for entry in entries or ():
@@ -151,15 +200,14 @@ def _require_data(path: Path, fields: dict[str, Any]) -> None:
     if "task" not in fields:
         return
     source, options = fields.get("dataset_path"), fields.get("dataset_kwargs") or {}
-    if not isinstance(source, str) or not isinstance(options, dict):
+    if not isinstance(source, str):
         raise InputError(
             f"--lm-eval {path}: dataset_path must be the name of a dataset, or one of"
             f" {', '.join(_FILE_FORMATS)} with dataset_kwargs: {{data_files: …}}"
         )
-    if options.get("trust_remote_code"):
-        raise InputError(f"--lm-eval {path}: dataset_kwargs: trust_remote_code stays off")
-    # Other builders of datasets, such as pandas, unpickle.
-    if "/" not in source and source not in _FILE_FORMATS:
+    # Other builders of datasets, such as pandas, unpickle; a folder's files say which builds them.
+    is_hub = _HUB_NAME.fullmatch(source) is not None and not Path(source).exists()
+    if not is_hub and source not in _FILE_FORMATS:
         raise InputError(
             f"--lm-eval {path}: dataset_path {source!r} must be one of {', '.join(_FILE_FORMATS)},"
             " or the full name of a hub dataset (owner/name)"

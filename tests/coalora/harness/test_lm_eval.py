@@ -147,6 +147,12 @@ def test_a_folder_has_the_tasks_of_its_files(trainer: Any, task_file: Path) -> N
         ({"metric: acc": "metric: ./code.py"}, "'./code.py' is not one of lm_eval's own metrics"),
         ({"metric: acc": "metric: acc, hf_evaluate: true"}, "is not one of lm_eval's own metrics"),
         ({"path: json": "path: pandas"}, "dataset_path 'pandas' must be one of json, csv"),
+        ({"path: json": "path: ./folder"}, "dataset_path './folder' must be one of json, csv"),
+        ({"  cache_dir": "  trust_remote_code: true\n  cache_dir"}, "'trust_remote_code' is not"),
+        (
+            {"": "generation_kwargs: {custom_generate: ., trust_remote_code: true}"},
+            "generation_kwargs: 'custom_generate' is not one of",
+        ),
         ({"questions.jsonl": "none.jsonl"}, "data_files: there is no file"),
         ({"task: words": "group: words"}, "is a group; name its tasks instead"),
         ({"task: words": "tag: words"}, "has no field 'task'"),
