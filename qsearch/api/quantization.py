@@ -10,8 +10,8 @@ from torch import nn
 
 from qsearch.errors import InputError
 from qsearch.models.quantized_weights import quantized_weights
-from qsearch.plugins.capabilities import needs_inputs
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import needs_inputs
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration, KnobValue, LayerConfiguration
 from qsearch.spec.sections import PluginSpec

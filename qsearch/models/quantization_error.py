@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsLayers, quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 

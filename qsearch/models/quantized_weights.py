@@ -11,8 +11,8 @@ from torch import nn
 from qsearch.errors import InputError
 from qsearch.models.discovery import backbone, linear_layers
 from qsearch.models.tables import embedding_tables
-from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsLayers, quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 

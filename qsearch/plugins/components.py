@@ -9,12 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import (
-    SupportsEmbeddings,
-    SupportsFootprint,
-    SupportsShapeBits,
-)
+from qsearch.plugins.capabilities import SupportsEmbeddings, SupportsFootprint
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
+from qsearch.plugins.quantizer_capabilities import SupportsShapeBits
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.plugins.trial_columns import require_names
 from qsearch.space.configuration_space import ConfigurationSpace

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from qsearch.plugins.capabilities import storage_bits_of
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import storage_bits_of
 from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import LayerConfiguration
 

@@ -8,13 +8,13 @@ import time
 import numpy as np
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import (
-    SupportsDataCheck,
+from qsearch.plugins.capabilities import SupportsDataCheck
+from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.plugins.quantizer_capabilities import (
     SupportsInstallCheck,
     needs_inputs,
     quantize_weight,
 )
-from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec

@@ -18,10 +18,7 @@ from qsearch.experiment.node import QsearchNode
 from qsearch.experiment.rebuilding import rebuild_trials
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
-from qsearch.plugins.capabilities import (
-    SupportsFootprint,
-    SupportsInputDigests,
-)
+from qsearch.plugins.capabilities import SupportsFootprint, SupportsInputDigests
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts

@@ -12,8 +12,8 @@ import torch
 from qsearch._arrays import Floats
 from qsearch._threads import one_thread
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import quantize_weight
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import quantize_weight
 
 _SAMPLE_SHAPE = (128, 512)
 """Weights that are sampled: groups of up to 16,384 weights share a scale (blocks of 64, 256 scales

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qsearch.plugins.capabilities import quantize_weight
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.plugins.quantizer_capabilities import quantize_weight
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 

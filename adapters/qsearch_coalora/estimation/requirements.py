@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import needs_inputs
 from qsearch.plugins.protocols import Quantizer, Requirements
+from qsearch.plugins.quantizer_capabilities import needs_inputs
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
 from qsearch_coalora.models.architectures import ModelShape
 from qsearch_coalora.settings.device import require_device

@@ -15,7 +15,7 @@ from qsearch_quantizers.packed.tensor_files import Plan, file_bytes, tensor_file
 from qsearch.deployment.exporting import FACTS_FILE
 from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import needs_inputs
+from qsearch.plugins.quantizer_capabilities import needs_inputs
 from qsearch.storage.bounded_reading import MAX_STATE, read_text
 from qsearch.storage.files import write_json
 from qsearch_coalora.adapter.lora import ADAPTER

@@ -14,9 +14,10 @@ from qsearch.models.discovery import (
     matching_layers,
     require_same_layers,
 )
-from qsearch.plugins.capabilities import SupportsDataCheck, needs_inputs, storage_bits_of
+from qsearch.plugins.capabilities import SupportsDataCheck
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
+from qsearch.plugins.quantizer_capabilities import needs_inputs, storage_bits_of
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec

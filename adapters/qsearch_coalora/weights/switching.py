@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from qsearch.plugins.capabilities import quantize_weight
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.plugins.quantizer_capabilities import quantize_weight
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.weights.cache import BoundedCache

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qsearch.plugins.capabilities import SupportsCalibration
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsCalibration
 from qsearch.testing.comparison import assert_refused, assert_same
 from qsearch.testing.quantizer.base import QuantizerChecks
 from qsearch.testing.samples import normal_weight

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from qsearch.plugins.capabilities import SupportsLayers, quantize_weight
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsLayers, quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.testing.comparison import assert_refused, assert_same_tensors

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor
 
-from qsearch.plugins.capabilities import SupportsShapeBits, storage_bits_of
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsShapeBits, storage_bits_of
 from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsLookup, SupportsRows
 from qsearch.testing.comparison import assert_same, assert_same_tensors
 from qsearch.testing.quantizer.base import QuantizerChecks, made_again

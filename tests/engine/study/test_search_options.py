@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import storage_bits_of
 from qsearch.plugins.components import build_components
+from qsearch.plugins.quantizer_capabilities import storage_bits_of
 from qsearch.search.pareto import non_dominated
 from qsearch.space.configuration import Configuration
 from qsearch.storage.study_record import StudyRecord

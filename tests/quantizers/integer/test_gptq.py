@@ -12,7 +12,7 @@ from qsearch_quantizers.integer.grid import asymmetric_grid, symmetric_grid
 from qsearch_quantizers.integer.quantizer import Integer
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import quantize_weight
+from qsearch.plugins.quantizer_capabilities import quantize_weight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.testing.comparison import assert_same_tensors
