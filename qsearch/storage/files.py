@@ -118,8 +118,8 @@ def no_links(path: str, flags: int) -> int:
 
 def remove_leftovers(directory: Path) -> None:
     """Remove what killed processes left half written in a study directory."""
-    for folder in (directory, directory / "state"):
-        for path in folder.glob(f".*{_PART}"):
-            with contextlib.suppress(OSError), open_regular(path) as stream:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A report may be in writing.
-                path.unlink()
+    part = f".*{_PART}"
+    for path in (*directory.glob(part), *(directory / "state").rglob(part)):
+        with contextlib.suppress(OSError), open_regular(path) as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)  # A report may be in writing.
+            path.unlink()

@@ -274,7 +274,9 @@ def smollm2_study(smollm2: tuple[Any, Any], tmp_path_factory: pytest.TempPathFac
 @pytest.mark.timeout(900)
 def test_a_packed_smollm2_generates_the_studys_text(smollm2_study: Path, tmp_path: Path) -> None:
     out = tmp_path / "model"
-    run(command("export", smollm2_study, "--bits", "7", "--to", out, "--format", "packed"))
+    # In 16 bits, two words that are nearly as likely may change places.
+    packed = ["--format", "packed", "--dtype", "float32"]
+    run(command("export", smollm2_study, "--bits", "7", "--to", out, *packed))
     prompt, length = "The capital of France is", 12
     adapted = in_the_study(*picked(smollm2_study, 7.0))
     from transformers import AutoTokenizer

@@ -63,7 +63,7 @@ def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) 
     outcome = recorded_once(partial(outcome_of, study, method, 0))
     assert [one.budget for one in outcome.served] == list(BUDGETS)
     assert all(one.average_bits <= one.budget for one in outcome.served)
-    assert all(0 <= one.metrics["accuracy"].value <= 1 for one in outcome.served)
+    assert all(0 <= one.metric <= 1 for one in outcome.served)
     assert {"processor", "threads", "commit"} <= outcome.machine.keys()
     study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
     with pytest.raises(InputError, match="another plan"):

@@ -195,6 +195,9 @@ FAULTS = {
     "rows_alone_are_those_of_the_whole_weight": {
         "rows": altered(Integer, dequantize_rows=lambda right, *_: right.flip(1)),
     },
+    "rows_that_are_looked_up_are_those_of_the_whole_weight": {
+        "rows that are looked up": altered(Integer, look_up=lambda right, *_: right.flip(1)),
+    },
     "equal_weights_give_equal_tensors": {
         "again": other_tensors(lambda right, _: {"scales": right["scales"] + next(numbers) % 2}),
     },

@@ -76,6 +76,11 @@ FAULTS = {
         "layers, asked for again": results(layers=lambda right: right[: 2 + next(numbers) % 2]),
         "layers after training": other(layers=lambda self: Tiny.layers(self)[: 2 + self.trainings]),
     },
+    "embeddings_come_after_the_other_layers": {
+        "layers of blocks": other(
+            search_embeddings=lambda self: setattr(self, "layers", lambda: [])
+        ),
+    },
     "requirements_are_known_without_loading_weights": {
         "weights are loaded": results(layers=lambda right: [torch.ones(8, 32), right][1]),
         "parameters": results(requirements=fields(parameters=0)),
