@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
+from qsearch._text import warn
 from qsearch.claims.claims import UNIFORM, baseline_name
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision
-from qsearch.plugins.components import PYTHON_ONLY, build_components
+from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
@@ -26,6 +27,7 @@ from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, row_configuration
+from qsearch.study.warnings import study_warnings
 
 FULL_PRECISION = "full precision"
 """The adapter of the last finished round with no weight quantized."""
@@ -95,7 +97,10 @@ def evaluate_split(
         InputError: If the study names no such split, or its data or the model cannot be read.
         QsearchError: If an evaluation fails.
     """
-    trainer = study_trainer(directory, record, length)
+    components = study_components(directory, record, length)
+    trainer = components.trainer
+    for warning in study_warnings(components):
+        warn(warning)
     show("the state of the last finished round")
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     picked = {int(row["trial"]): row for row in rows}
@@ -115,6 +120,8 @@ def evaluate_split(
 
     for number, row in (picked | baselines).items():
         name = f"trial {number}" if number in picked else baseline_name(row)
+        if any(model.name == name for model in models):
+            name = f"{name} (trial {number})"
         add(name, partial(_evaluate, trainer, row, split), row)
     if isinstance(trainer, SupportsFullPrecision):
         add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split), None)
@@ -123,20 +130,22 @@ def evaluate_split(
     return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
 
 
-def study_trainer(directory: Path, record: StudyRecord, length: int | None = None) -> Trainer:
-    """Return a study's trainer, which has loaded nothing yet.
+def study_components(
+    directory: Path, record: StudyRecord, length: int | None = None
+) -> StudyComponents:
+    """Return a study's components, whose trainer has loaded nothing yet.
 
     Raises:
-        InputError: If the study has none, or its YAML is not valid.
+        InputError: If the study has no trainer, or its YAML is not valid.
     """
     if record.trainer == OBJECTIVE:
         raise InputError(f"{directory}: {PYTHON_ONLY}")
     path = directory / STUDY_YAML
-    trainer = build_components(with_length(read_study_yaml(path), length), str(path)).trainer
-    facts = read_data_facts(directory)
+    components = build_components(with_length(read_study_yaml(path), length), str(path))
+    facts, trainer = read_data_facts(directory), components.trainer
     if facts is not None and isinstance(trainer, SupportsDataFacts):
         trainer.use_data_facts(facts)
-    return trainer
+    return components
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress, known_bytes, study_trainer
+from qsearch.deployment.evaluating import LOADED, Progress, known_bytes, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
 from qsearch.plugins.harness import HarnessResults
@@ -67,7 +67,7 @@ def evaluate_harness(
         InputError: If the trainer has no harness, a task cannot be loaded, or the model cannot.
         QsearchError: If a task fails.
     """
-    trainer = study_trainer(directory, record)
+    trainer = study_components(directory, record).trainer
     if not isinstance(trainer, SupportsTaskHarness):
         raise InputError(f"--lm-eval: trainer {record.trainer!r} runs no tasks of lm_eval")
     show(f"loading tasks: {', '.join(tasks)}")

@@ -65,6 +65,8 @@ def _study(study: StudyResults, heading: str) -> Iterable[str]:
     parts = [code(record.model), code(record.task), code(record.quantizer), code(record.trainer)]
     if not record.is_trained:
         parts = [code(record.model), code(record.quantizer), f"loss {facts.OF_OBJECTIVE}"]
+    if record.source_precision:
+        parts.insert(1, record.source_precision.text)
     if record.metric:
         parts.append(f"{code(record.metric.name)} ({record.metric.better} is better)")
     yield " · ".join(parts)

@@ -54,6 +54,7 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),
+        *([("source", record.source_precision.text)] if record.source_precision else []),
         *_made_by(record),
         *facts.values(record, head),
     ]

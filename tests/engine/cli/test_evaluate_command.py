@@ -66,6 +66,21 @@ def test_the_split_is_the_one_that_was_asked_for(
     assert "the search has selected on these data; --split test evaluates on others" in output
 
 
+def test_what_limits_the_data_is_said_before_anything_is_loaded(
+    qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = load_plugin("tasks", "fake")
+    monkeypatch.setattr(task, "data_warnings", lambda _: ("few examples",), raising=False)
+    assert "qsearch: few examples" in qsearch("evaluate", finished, "--bits", "4").errors
+
+    def refuse(_: object) -> None:
+        raise InputError("task.test: its texts are in task.train too")
+
+    monkeypatch.setattr(task, "data_warnings", refuse)
+    errors = qsearch("evaluate", finished, "--bits", "4").refused()
+    assert "task.test: its texts are in task.train too" in errors
+
+
 def test_differences_are_paired_over_the_same_examples(qsearch, finished: Path) -> None:
     found = evaluated(qsearch, finished, "--bits", "4")
     losses = {model["name"]: model["loss"] for model in found["models"]}

@@ -28,6 +28,7 @@ from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.study_claims import Claims
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.storage.study_record import StudyRecord
 from tests.reports.realistic_studies import (
     OF_TRAINING,
@@ -78,6 +79,17 @@ def test_a_claim_is_a_paired_difference_with_its_interval(record: StudyRecord) -
         " bits): compared with full precision over the same 384 examples, the loss differs by"
         " +0.0012 ± 0.0104 nats, so it is at most 2.9 % higher. In 16 bits the model takes 56.0 MB."
     )
+
+
+def test_the_source_and_what_limits_results_are_said(record: StudyRecord) -> None:
+    precision = SourcePrecision(("Q4_1",), ("Q8_0",), 5.0)
+    session = replace(record.sessions[-1], source_precision=precision, warnings=("few examples",))
+    study = StudyResults(replace(record, sessions=(session,)), "runs/a")
+    text, markdown = text_summary([study]), markdown_summary([study])
+    for shown in (text, markdown):
+        assert "Q4_1 weights (5 bits), Q8_0 embeddings" in shown
+        assert "arning: " in shown
+        assert "few examples" in shown
 
 
 def test_baselines_stand_next_to_what_is_as_good(record: StudyRecord) -> None:
