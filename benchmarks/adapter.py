@@ -187,7 +187,7 @@ def sets_of(
     """
     space = components.space
     errors = components.trainer.quantization_error(space.choices.layer_configurations)
-    bits, generator = components.spec.search.average_bits, np.random.default_rng(seed)
+    bits, generator = components.spec.search.bits, np.random.default_rng(seed)
     initial = initial_configurations(space, errors, count, bits, generator)
     first_set = np.stack([index for _, index in initial])
     return first_set, allocate_front(space, error_scores(space, errors), levels)

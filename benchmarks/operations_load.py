@@ -105,7 +105,7 @@ def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
     generator = np.random.default_rng(0)
     while True:
         for index in sample_configurations(
-            components.space, 32, components.spec.search.average_bits, generator
+            components.space, 32, components.spec.search.bits, generator
         ):
             yield components.space.decode(index)
 
@@ -151,7 +151,7 @@ def _saving(
 ) -> None:
     """Record how long the driver takes to save one result among many."""
     space, metrics = components.space, [metric.name for metric in components.task.metrics]
-    node = QsearchNode(space, components.spec.search.average_bits)
+    node = QsearchNode(space, components.spec.search.bits)
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)

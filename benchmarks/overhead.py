@@ -60,7 +60,7 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     quantizable = sum(4 * layer.parameters for layer in components.space.layers)
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
     small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half, *enough)}))
-    bits, generator = components.spec.search.average_bits, np.random.default_rng(0)
+    bits, generator = components.spec.search.bits, np.random.default_rng(0)
     sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
     adapted, its_adapted = _trainer(components).study.adapted, _trainer(small).study.adapted

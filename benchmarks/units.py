@@ -16,12 +16,17 @@ from functools import partial
 from benchmarks.objectives import DATA
 from benchmarks.recording import COMMIT, Benchmark, Claim, machine, parts_to_measure
 from benchmarks.units_bytes import measure_bytes
+from benchmarks.units_metrics import measure_metrics
+from benchmarks.units_perplexity import measure_perplexity
 from benchmarks.units_stored_types import measure_stored_types
 
 PARTS: Mapping[str, Callable[[Benchmark], None]] = {
     "bytes": measure_bytes,
     "stored-types-minilm": partial(measure_stored_types, "sst2-minilm"),
     "stored-types-smollm2": partial(measure_stored_types, "wikitext2-smollm2"),
+    "metrics": measure_metrics,
+    "perplexity-smollm2": partial(measure_perplexity, "SmolLM2-135M"),
+    "perplexity-gemma3": partial(measure_perplexity, "Gemma 3 270M"),
 }
 
 _RECORDS = DATA / "units"

@@ -1,14 +1,11 @@
 """Perplexity of language models by length of sequence, and by llama.cpp on the same tokens.
 
 Both run the same GGUF file: qsearch dequantizes it to float32, llama.cpp computes with its
-quantized weights. ``make bench-units`` has it in its report; alone, it prints the table:
-
-    python -m benchmarks.units_perplexity [--tokens N] [--model NAME] [--corpus docstrings]
+quantized weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -25,6 +22,7 @@ from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.metrics import weighted_mean
 
 from benchmarks.objectives import SHARED
+from benchmarks.recording import Benchmark
 from qsearch.plugins.protocols import Scores
 from qsearch.spec.sections import ModelSpec
 
@@ -201,17 +199,16 @@ def _llama_cpp(path: Path, length: int) -> Iterator[Any]:
         lib.llama_model_free(model)
 
 
-def main() -> None:
-    """Print the table as JSON lines."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=TOKENS)
-    parser.add_argument("--model", choices=MODELS, action="append")
-    parser.add_argument("--corpus", choices=("wikitext2", "docstrings"), default="wikitext2")
-    arguments = parser.parse_args()
-    for name in arguments.model or MODELS:
-        for measured in measure(name, tokens=arguments.tokens, corpus=arguments.corpus):
-            print(measured.row, flush=True)
-
-
-if __name__ == "__main__":
-    main()
+def measure_perplexity(name: str, benchmark: Benchmark) -> None:
+    """Measure a model's perplexity at each length, and how far llama.cpp's is from it."""
+    found = list(measure(name))
+    for one in found:
+        benchmark.row(**one.row)
+    apart = [abs(one.difference) for one in found if one.difference is not None]
+    benchmark.claim(
+        f"{name}, WikiText-2 at {', '.join(map(str, LENGTHS))} tokens: greatest share by which"
+        " perplexity differs from llama.cpp's",
+        max(apart),
+        AGREEMENT,
+        "lower",
+    )

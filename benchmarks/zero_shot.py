@@ -79,7 +79,7 @@ def _trained(study: Path, seed: int) -> list[Seen]:
         space,
         first.trainer.quantization_error(space.choices.layer_configurations),
         CONFIGURATIONS,
-        spec.search.average_bits,
+        spec.search.bits,
         np.random.default_rng(seed),
     )
     ordered = sorted((index for _, index in initial), key=space.average_bits)
