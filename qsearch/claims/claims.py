@@ -87,18 +87,32 @@ def no_measurable_loss(
 
 def uniform_claims(record: StudyRecord, comparison: Comparison) -> list[UniformClaim]:
     """Return what is as good as each baseline of the last finished round, by rising size."""
-    latest = record.latest
-    baselines = latest[latest["method"] == UNIFORM].sort_values("average_bits")
     front = list(_front(record))
     return [
-        _as_good_as(baseline, front, record, comparison) for _, baseline in baselines.iterrows()
+        _as_good_as(name, baseline, front, record, comparison)
+        for name, baseline in baselines(record).items()
     ]
 
 
+def baselines(record: StudyRecord) -> dict[str, pd.Series]:
+    """Return the baselines of the last finished round by name, by rising size.
+
+    Of uniform configurations of one level, such as 4 bits, it is that of fewest average bits.
+    """
+    latest = record.latest
+    found: dict[str, pd.Series] = {}
+    for _, row in latest[latest["method"] == UNIFORM].sort_values("average_bits").iterrows():
+        found.setdefault(_baseline_name(row), row)
+    return found
+
+
 def _as_good_as(
-    baseline: pd.Series, front: Sequence[pd.Series], record: StudyRecord, comparison: Comparison
+    name: str,
+    baseline: pd.Series,
+    front: Sequence[pd.Series],
+    record: StudyRecord,
+    comparison: Comparison,
 ) -> UniformClaim:
-    name = baseline_name(baseline)
     for row in front:
         if row["average_bits"] >= baseline["average_bits"]:
             break
@@ -110,7 +124,7 @@ def _as_good_as(
     return UniformClaim(name, baseline)
 
 
-def baseline_name(row: pd.Series) -> str:
+def _baseline_name(row: pd.Series) -> str:
     """Return what a uniform configuration is called: by its bits, if its quantizer has such."""
     layer = next(iter(row_configuration(row).values()))
     bits = layer.get("bits")

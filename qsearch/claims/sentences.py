@@ -9,6 +9,7 @@ import pandas as pd
 from qsearch._sizes import readable_size
 from qsearch.claims.claims import Claim, UniformClaim
 from qsearch.claims.paired_difference import PairedDifference
+from qsearch.claims.study_claims import Claims
 from qsearch.plugins.footprint import Footprint
 
 
@@ -48,3 +49,10 @@ def uniform_sentence(claim: UniformClaim) -> str:
         f"As good as {of}, with {100 * claim.saved:.0f} % fewer {what}:"
         f" {size_text(claim.row)}{difference}."
     )
+
+
+def claim_sentences(claims: Claims, footprint: Footprint | None) -> list[str]:
+    """Return all that a study supports, and what limits it."""
+    claimed = [] if claims.no_loss is None else [claim_sentence(claims.no_loss, footprint)]
+    gained = [uniform_sentence(claim) for claim in claims.uniform]
+    return [*claimed, *gained, *(f"warning: {text}" for text in claims.warnings)]

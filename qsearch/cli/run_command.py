@@ -89,11 +89,16 @@ def _workers(count: int, address: str | None, threads: int | None, gpus: float) 
 
 def _report(console: SafeConsole, record: StudyRecord, out: Path) -> None:
     """Print the results of a finished study, and write its report."""
+    from qsearch.claims.sentences import claim_sentences
+    from qsearch.claims.study_claims import study_claims
     from qsearch.monitoring.events import last_event
     from qsearch.monitoring.status import finish_reason
+    from qsearch.storage.measurements import read_footprint
     from qsearch.storage.paths import LOG
 
     console.print(report_function("summary")(record))
+    for sentence in claim_sentences(study_claims(out, record), read_footprint(out)):
+        print_line(sentence)
     print_line(f"finished: {finish_reason(last_event(out / LOG))}")
     try:
         path = report_function("page")([out], out / "report.html")

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from qsearch._text import warn
-from qsearch.claims.claims import UNIFORM, baseline_name
+from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision
@@ -104,9 +104,10 @@ def evaluate_split(
     show("the state of the last finished round")
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     picked = {int(row["trial"]): row for row in rows}
-    latest = record.latest
-    uniform = latest[latest["method"] == UNIFORM].sort_values("average_bits")
-    baselines = {int(row["trial"]): row for _, row in uniform.iterrows()}
+    named = {f"trial {number}": row for number, row in picked.items()}
+    named |= {
+        name: row for name, row in baselines(record).items() if int(row["trial"]) not in picked
+    }
     models: list[EvaluatedModel] = []
 
     def add(name: str, evaluate: Callable[[], Evaluation | None], row: pd.Series | None) -> None:
@@ -118,10 +119,7 @@ def evaluate_split(
             raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
         models.append(EvaluatedModel(name, evaluation, row))
 
-    for number, row in (picked | baselines).items():
-        name = f"trial {number}" if number in picked else baseline_name(row)
-        if any(model.name == name for model in models):
-            name = f"{name} (trial {number})"
+    for name, row in named.items():
         add(name, partial(_evaluate, trainer, row, split), row)
     if isinstance(trainer, SupportsFullPrecision):
         add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split), None)
