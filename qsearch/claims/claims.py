@@ -11,10 +11,7 @@ import pandas as pd
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.paired_difference import PairedDifference
 from qsearch.search.pareto import non_dominated
-from qsearch.storage.study_record import StudyRecord, row_configuration, selection_loss
-
-UNIFORM = "uniform"
-"""The method of baselines: configurations that quantize all layers alike."""
+from qsearch.storage.study_record import UNIFORM, StudyRecord, row_configuration, selection_loss
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,6 @@ from qsearch.space.configuration_space import ConfigurationSpace
 SEARCH = "search"
 """The method of a trial that the search has proposed."""
 
-UNIFORM = "uniform"
-"""The method of a trial that quantizes all layers alike."""
-
 METHOD = "qsearch_method"
 INITIAL = "qsearch_initial"
 FAILED_ROUND = "qsearch_failed_round"

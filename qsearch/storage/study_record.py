@@ -28,6 +28,9 @@ from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
 from qsearch.storage.state_file import StateFile
 
+UNIFORM = "uniform"
+"""The method of trials that quantize all layers alike: of the first set, they are the baselines."""
+
 _TEXTS = ("method", "configuration", "status", "reason")
 _FLAGS = ("seen", "on_front")
 _COUNTS = ("trial", "round")

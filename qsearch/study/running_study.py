@@ -8,7 +8,7 @@ from pathlib import Path
 
 from qsearch._arrays import Floats
 from qsearch.execution.executor import Executor
-from qsearch.experiment.trials import UNIFORM, Trials
+from qsearch.experiment.trials import Trials
 from qsearch.monitoring.events import Emit
 from qsearch.plugins.capabilities import SupportsChanceLoss, SupportsExampleCount
 from qsearch.plugins.components import StudyComponents
@@ -17,6 +17,7 @@ from qsearch.search.pareto import segment_edges
 from qsearch.search.searcher import Searcher
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.round_state import RoundState
+from qsearch.storage.study_record import UNIFORM
 from qsearch.study.file_bytes import SearchSize
 from qsearch.surrogate.error_correlation import error_correlation
 
