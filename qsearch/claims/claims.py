@@ -43,7 +43,7 @@ class UniformClaim:
         baseline: Its row of ``trials.parquet``.
         row: The smallest configuration of no greater selection loss that the study does not show to
             be worse; None if none is smaller than the baseline.
-        difference: Its loss less the baseline's, over the same examples; None if it is unknown.
+        difference: Its objective, such as the loss, less the baseline's, over the same examples.
     """
 
     name: str
@@ -83,11 +83,15 @@ def no_measurable_loss(
 
 
 def uniform_claims(record: StudyRecord, comparison: Comparison) -> list[UniformClaim]:
-    """Return what is as good as each baseline of the last finished round, by rising size."""
+    """Return what is as good as each baseline of the last finished round, by rising size.
+
+    There are none where it is not known what examples scored.
+    """
     front = list(_front(record))
     return [
         _as_good_as(name, baseline, front, record, comparison)
         for name, baseline in baselines(record).items()
+        if comparison.with_trial(int(baseline["trial"]), int(baseline["trial"])) is not None
     ]
 
 
@@ -99,7 +103,7 @@ def baselines(record: StudyRecord) -> dict[str, pd.Series]:
     latest = record.latest
     found: dict[str, pd.Series] = {}
     for _, row in latest[latest["method"] == UNIFORM].sort_values("average_bits").iterrows():
-        found.setdefault(_baseline_name(row), row)
+        found.setdefault(_baseline_name(record, row), row)
     return found
 
 
@@ -115,17 +119,19 @@ def _as_good_as(
             break
         if _selection(row, record) > _selection(baseline, record):
             continue
-        difference = comparison.with_trial(int(row["trial"]), int(baseline["trial"]))
-        if difference is None or difference.low <= 0:
+        difference = comparison.with_trial(
+            int(row["trial"]), int(baseline["trial"]), record.objective
+        )
+        if difference is not None and difference.low <= 0:
             return UniformClaim(name, baseline, row, difference)
     return UniformClaim(name, baseline)
 
 
-def _baseline_name(row: pd.Series) -> str:
-    """Return what a uniform configuration is called: by its bits, if its quantizer has such."""
-    layer = next(iter(row_configuration(row).values()))
-    bits = layer.get("bits")
-    return f"uniform {bits} bits" if isinstance(bits, int) else "uniform"
+def _baseline_name(record: StudyRecord, row: pd.Series) -> str:
+    """Return what a uniform configuration is called: by its first knob, such as its bits."""
+    knob = record.choices.knobs[0].name
+    value = next(iter(row_configuration(row).values()))[knob]
+    return f"uniform {value} bits" if knob == "bits" else f"uniform {knob} {value}"
 
 
 def _front(record: StudyRecord) -> Iterator[pd.Series]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
-from qsearch.errors import InputError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.storage.example_scores import FULL_PRECISION, Of, read_example_scores
 from qsearch.storage.study_record import StudyRecord
@@ -43,6 +43,8 @@ class Comparison:
         if of not in self._scores:
             try:
                 self._scores[of] = read_example_scores(self._directory, self._round, of)
+            except DamagedFileError:
+                raise
             except InputError:
                 self._scores[of] = None
         return self._scores[of]

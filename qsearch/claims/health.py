@@ -56,7 +56,13 @@ def _chance(record: StudyRecord) -> str:
 
 def _convergence(record: StudyRecord) -> str:
     """Return whether the training loss was still falling when the last training ended."""
-    trained = [entry for entry in record.rounds if len(entry.train_losses) >= _LEAST_STEPS]
+    # Of methods with an adapter for each configuration, losses are of many trainings in turn;
+    # those have no full precision.
+    trained = [
+        entry
+        for entry in record.rounds
+        if len(entry.train_losses) >= _LEAST_STEPS and entry.full_precision is not None
+    ]
     if not trained:
         return ""
     losses = np.array(trained[-1].train_losses)
@@ -97,6 +103,6 @@ def _reference(record: StudyRecord, comparison: Comparison) -> str:
         return ""
     return (
         f"trial {int(least['trial'])} is measurably better than full precision"
-        f" ({difference.difference:+.4f} nats): the adapter was trained for quantized weights, so"
-        " that full precision under it is not the best that this model can do"
+        f" ({difference.difference:+.4f} nats), so that full precision under this study's adapter"
+        " is not the best that this model can do"
     )

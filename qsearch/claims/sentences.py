@@ -6,7 +6,7 @@ import math
 
 import pandas as pd
 
-from qsearch._sizes import readable_size
+from qsearch._sizes import readable_size, rounded_up
 from qsearch.claims.claims import Claim, UniformClaim
 from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.study_claims import Claims
@@ -30,7 +30,8 @@ def claim_sentence(claim: Claim, footprint: Footprint | None) -> str:
     sentence = (
         f"No measurable loss at {size_text(claim.row)}: compared with full precision over the same"
         f" {claim.difference.examples} examples, the loss differs by"
-        f" {difference_text(claim.difference)}, so it is at most {100 * claim.at_most:.1f} % higher"
+        f" {difference_text(claim.difference)} (95 % interval), so it is at most"
+        f" {rounded_up(100 * claim.at_most, 1)} % higher"
     )
     if footprint is None:
         return f"{sentence}."
@@ -55,4 +56,4 @@ def claim_sentences(claims: Claims, footprint: Footprint | None) -> list[str]:
     """Return all that a study supports, and what limits it."""
     claimed = [] if claims.no_loss is None else [claim_sentence(claims.no_loss, footprint)]
     gained = [uniform_sentence(claim) for claim in claims.uniform]
-    return [*claimed, *gained, *(f"warning: {text}" for text in claims.warnings)]
+    return [*(f"warning: {text}" for text in claims.warnings), *claimed, *gained]

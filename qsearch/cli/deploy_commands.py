@@ -57,7 +57,7 @@ Within = Annotated[
     str | None,
     typer.Option(
         "--within",
-        help="The smallest that loses at most this share, such as 1%, for sure.",
+        help="The smallest whose 95 % interval is within this share of the loss, such as 1%.",
         metavar="SHARE",
     ),
 ]

@@ -49,6 +49,8 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
     """
     if budget.kind == "trial":
         return _row_of_trial(record, int(budget.limit))
+    if record.latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
     least = record.latest["average_bits"].min()
     if budget.kind == "bits":
         if budget.limit < least:

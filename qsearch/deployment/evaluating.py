@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -172,8 +173,9 @@ def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
             if other is model or own is None or compared is None or len(own.losses) < 2:
                 continue
             for metric in ("loss", *sorted(own.metrics.keys() & compared.metrics.keys())):
-                difference = paired_scores(own, compared, metric)
-                found.append(Difference(model.name, other.name, metric, difference))
+                with suppress(InputError):  # No example has the metric under both.
+                    difference = paired_scores(own, compared, metric)
+                    found.append(Difference(model.name, other.name, metric, difference))
     return found
 
 

@@ -93,6 +93,8 @@ def pick_within(directory: Path, tolerance: float) -> Picked:
         InputError: If there is none, or differences are unknown.
     """
     record = read_study(directory)
+    if record.latest.empty:
+        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
     comparison = Comparison(directory, record)
     claim = no_measurable_loss(record, comparison, tolerance)
     if claim is not None:
@@ -106,7 +108,7 @@ def pick_within(directory: Path, tolerance: float) -> Picked:
             " budget"
         )
     raise InputError(
-        f"--within {100 * tolerance:g}%: no configuration is surely within"
+        f"--within {100 * tolerance:g}%: no configuration's 95 % interval is within"
         f" {tolerance * abs(full.loss):.4f} nats of full precision; trial {int(least['trial'])} of"
         f" least loss differs by {difference_text(difference)} over {difference.examples} examples"
     )

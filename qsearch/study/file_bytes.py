@@ -48,13 +48,17 @@ class FileBytes:
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
         high -= most_filling * 8 / weights
-        if nbytes[0] >= greatest or high <= space.average_bits_range[0] or low >= high:
+        if (
+            nbytes[0] >= greatest
+            or high <= space.average_bits_range[0]
+            or low >= min(high, space.average_bits_range[1])
+        ):
             raise InputError(
                 f"search.bytes: [{nbytes[0]}, {nbytes[1]}] lies outside what the weight files of"
                 f" this study take: {least} to {greatest} bytes, of which {fixed}"
                 f" ({readable_size(fixed)}) are not quantized"
             )
-        return max(low, space.average_bits_range[0]), min(high, space.average_bits_range[1])
+        return max(low, fewest), min(high, most)
 
     @cached_property
     def _group_bytes(self) -> Integers:

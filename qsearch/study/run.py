@@ -162,8 +162,8 @@ class StudySession:
         if changed or not is_finished or not self.has_rounds:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers, directory)))
+        size = search_size(components, directory)  # Before the directory is the study's.
         error = quantization_error(components, directory, self.emit)
-        size = search_size(components, directory)
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
         if lock:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from dataclasses import replace
 
-from qsearch.errors import InputError, QsearchError
+from qsearch.errors import QsearchError
 from qsearch.execution.executor import ExecutorEvent, Failure, Result
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.evaluation import Evaluation
@@ -52,7 +52,7 @@ def carry_results(study: RunningStudy, numbers: Sequence[int]) -> None:
     waiting = [number for number in trials.without_result(numbers, round) if number in before]
     for done, number in enumerate(waiting, start=1):
         examples = None
-        with suppress(InputError):  # There are none.
+        if examples_path(study.directory, round - 1, trial_name(number)).is_file():
             examples = read_example_scores(study.directory, round - 1, number)
         result = replace(before[number], seconds=0.0, examples=examples)
         save_result(study, number, result, done, len(waiting))

@@ -63,7 +63,7 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         ],
         "knob": frames.default_knob(record.choices),
         "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
-        "size": record.size,
+        "size": "average_bits" if results.footprint is None else record.size,
         "adapter_bits": adapter_bits(results.footprint),
         "points": {column: plain(points[column]) for column in points.columns},
         "configurations": pack(indices, record.choices.size),

@@ -77,7 +77,8 @@ def test_a_claim_is_a_paired_difference_with_its_interval(record: StudyRecord) -
     assert text == (
         f"No measurable loss at {row['bytes'] / 1e6:.1f} MB ({row['average_bits']:.2f} average"
         " bits): compared with full precision over the same 384 examples, the loss differs by"
-        " +0.0012 ± 0.0104 nats, so it is at most 2.9 % higher. In 16 bits the model takes 56.0 MB."
+        " +0.0012 ± 0.0104 nats (95 % interval), so it is at most 2.9 % higher. In 16 bits the"
+        " model takes 56.0 MB."
     )
 
 

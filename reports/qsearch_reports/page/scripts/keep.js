@@ -43,7 +43,7 @@ export function makeKeeping(root, study, store, { budget, table }) {
         selected: new Set(rows.map((row) => points.configuration[row])),
         drag: kept.drag,
         progress: kept.progress,
-        size: kept.size,
+        size: kept.size ?? store.state.size,
       });
       for (const [name, value] of [["knobs", store.state.knob], ["drag", store.state.drag]]) check(part(name), value);
       for (const name of ["progress", "size"]) {
