@@ -48,11 +48,8 @@ class FileBytes:
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
         high -= most_filling * 8 / weights
-        if (
-            nbytes[0] >= greatest
-            or high <= space.average_bits_range[0]
-            or low >= min(high, space.average_bits_range[1])
-        ):
+        fewest, most = space.average_bits_range
+        if nbytes[0] >= greatest or high <= fewest or low >= min(high, most):
             raise InputError(
                 f"search.bytes: [{nbytes[0]}, {nbytes[1]}] lies outside what the weight files of"
                 f" this study take: {least} to {greatest} bytes, of which {fixed}"

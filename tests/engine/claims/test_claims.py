@@ -18,7 +18,7 @@ from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.footprint import Footprint
 from qsearch.storage.example_scores import FULL_PRECISION, trial_name, write_example_scores
 from qsearch.storage.paths import examples_path
-from qsearch.storage.study_record import StudyRecord, read_study
+from qsearch.storage.study_record import StudyRecord, read_study, write_study
 from tests.engine.fake_study import command_here
 
 EXAMPLES = 400
@@ -157,3 +157,11 @@ def test_a_share_that_cannot_be_picked_by_is_refused(
 def test_pick_within_needs_scores_of_examples(finished: Path) -> None:
     errors = command_here("pick", finished, "--within", "1%").refused()
     assert "does not say what each example lost" in errors
+
+
+def test_a_study_without_a_result_is_said_to_have_none(finished: Path, tmp_path: Path) -> None:
+    record = read_study(finished)
+    write_study(tmp_path, replace(record, rounds=(), trials=record.trials.iloc[:0]))
+    for option in (["--within", "1%"], ["--bytes", "20kB"], ["--memory", "1MB"]):
+        errors = command_here("pick", tmp_path, *option).refused()
+        assert "has no completed trials yet; run it first" in errors

@@ -91,3 +91,12 @@ def test_the_interval_may_be_of_either_size_but_not_of_both() -> None:
         study_spec(search__bytes=[1, 2], search__average_bits=None)
     assert study_spec(search__average_bits=None).search.bits == (2.25, 7.25)
     assert build_components(study_spec(**both, search__average_bits=None)).spec.search.bits is None
+
+
+def test_a_study_of_bytes_that_was_refused_may_be_corrected(tmp_path: Path) -> None:
+    wrong = {"search__size": "bytes", "search__average_bits": None}
+    spec = study_spec(**SMALL, **wrong, search__bytes=["14MB", "20MB"])
+    with pytest.raises(InputError, match=r"search\.bytes: \[14000000, 20000000\] lies outside"):
+        run_spec(spec, tmp_path)
+    record = run_spec(study_spec(**SMALL, **wrong, search__bytes=["14kB", "20kB"]), tmp_path)
+    assert record.trials["bytes"].between(14_000, 20_000).all()
