@@ -159,19 +159,12 @@ def export(
 ) -> None:
     """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
     from qsearch.cli.export_progress import export_progress
-    from qsearch.deployment.budgets import chosen_budget, parse_sweep
+    from qsearch.deployment.budgets import chosen_budgets
     from qsearch.deployment.exporting import export_configuration, export_sweep, plan_exports
     from qsearch.deployment.storage_options import StorageOptions
 
     storage = StorageOptions(dtype, adapter_bits)
-    if sweep is None:
-        budgets = [chosen_budget(bits, bytes_, memory, tokens, trial)]
-    elif all(option is None for option in (bits, bytes_, memory, tokens, trial)):
-        budgets = parse_sweep(sweep)
-    else:
-        raise InputError(
-            "--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens, --trial out"
-        )
+    budgets = chosen_budgets(bits, bytes_, memory, tokens, trial, sweep)
     with export_progress(SafeConsole()) as show:
         if dry_run:
             planned = plan_exports(directory, budgets, format_, show, storage)

@@ -60,18 +60,12 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate picked configurations, baselines and the unquantized model on unseen data."""
-    from qsearch.deployment.budgets import best_within, chosen_budget, parse_sweep
+    from qsearch.deployment.budgets import best_within, chosen_budgets
     from qsearch.deployment.evaluating import evaluate_split
     from qsearch.deployment.harness import evaluate_harness
     from qsearch.storage.study_record import read_study
 
-    options = (bits, bytes_, memory, tokens, trial)
-    if sweep is None:
-        budgets = [chosen_budget(*options)]
-    elif all(option is None for option in options):
-        budgets = parse_sweep(sweep)
-    else:
-        raise InputError("--sweep holds the budgets; leave other budgets and --trial out")
+    budgets = chosen_budgets(bits, bytes_, memory, tokens, trial, sweep)
     if lm_eval is None and limit is not None:
         raise InputError("--limit is for tasks of --lm-eval")
     if lm_eval is not None and (split is not None or length is not None):

@@ -10,7 +10,7 @@ from typing import Literal
 import pandas as pd
 
 from qsearch._sizes import UNITS, parse_size, rounded_up, size_needed
-from qsearch.deployment.selection import best_among, best_under
+from qsearch.deployment.selection import best_among, best_under, completed_rows
 from qsearch.errors import InputError
 from qsearch.storage.measurements import read_footprint
 from qsearch.storage.study_record import StudyRecord
@@ -49,15 +49,14 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
     """
     if budget.kind == "trial":
         return _row_of_trial(record, int(budget.limit))
-    if record.latest.empty:
-        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
-    least = record.latest["average_bits"].min()
+    latest = completed_rows(record)
+    least = latest["average_bits"].min()
     if budget.kind == "bits":
         if budget.limit < least:
             needed = f"{rounded_up(least, 4)} average bits"
             raise InputError(f"{budget}: the smallest configuration takes {needed}")
         return best_under(record, budget.limit)
-    taken = record.latest["bytes"]
+    taken = latest["bytes"]
     if budget.kind == "memory":
         footprint = read_footprint(directory)
         running = None if footprint is None else footprint.running
@@ -69,7 +68,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
             f"--{budget.kind}: {directory} does not say {what}, since its trainer does not report"
             " it; use --bits"
         )
-    fitting = record.latest[taken <= budget.limit]
+    fitting = latest[taken <= budget.limit]
     if fitting.empty:
         weights = sum(layer.parameters for layer in record.layers)
         rest = taken.min() - least * weights / 8
@@ -84,9 +83,7 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
 
 def _row_of_trial(record: StudyRecord, trial: int) -> pd.Series:
     """Return the latest row of a trial, which the last finished round must have completed."""
-    latest = record.latest
-    if latest.empty:
-        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    latest = completed_rows(record)
     rows = latest[latest["trial"] == trial]
     if not rows.empty:
         return rows.iloc[0]
@@ -133,6 +130,25 @@ def chosen_budget(
         return Budget("bytes", limit, unit=unit)
     limit, unit = parse_size(str(memory), "--memory")
     return Budget("memory", limit, tokens, unit)
+
+
+def chosen_budgets(
+    bits: float | None,
+    nbytes: str | None,
+    memory: str | None,
+    tokens: int | None,
+    trial: int | None,
+    sweep: str | None,
+) -> list[Budget]:
+    """Return the one budget, or trial, among a command's options, or those of its sweep."""
+    options = (bits, nbytes, memory, tokens, trial)
+    if sweep is None:
+        return [chosen_budget(*options)]
+    if any(option is not None for option in options):
+        raise InputError(
+            "--sweep holds the budgets; leave --bits, --bytes, --memory, --tokens, --trial out"
+        )
+    return parse_sweep(sweep)
 
 
 def parse_sweep(text: str) -> list[Budget]:

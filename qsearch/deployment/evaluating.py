@@ -92,7 +92,7 @@ def evaluate_split(
 ) -> SplitEvaluation:
     """Evaluate rows of the last finished round, its baselines and the unquantized model on a split.
 
-    ``length`` is that of sequences, in place of the study's own (``task.length``).
+    ``length`` is that of sequences, instead of the study's own (``task.length``).
 
     Raises:
         InputError: If the study names no such split, or its data or the model cannot be read.

@@ -12,6 +12,7 @@ from typing import Literal
 import pandas as pd
 
 from qsearch.deployment.budgets import Budget, best_within
+from qsearch.deployment.selection import completed_rows
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord, selection_loss
 
@@ -100,9 +101,7 @@ def best_with_limits(
 
 def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame:
     """Return the latest rows that keep the limits; InputError if none does."""
-    rows = record.latest
-    if rows.empty:
-        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    rows = completed_rows(record)
     for limit in limits:
         names = ["loss", *record.metric_names]
         if limit.metric not in names:

@@ -18,7 +18,7 @@ from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.sentences import difference_text
 from qsearch.deployment.budgets import Budget
 from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
-from qsearch.deployment.selection import best_among, smallest_alike
+from qsearch.deployment.selection import best_among, completed_rows, smallest_alike
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -93,14 +93,13 @@ def pick_within(directory: Path, tolerance: float) -> Picked:
         InputError: If there is none, or differences are unknown.
     """
     record = read_study(directory)
-    if record.latest.empty:
-        raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    latest = completed_rows(record)
     comparison = Comparison(directory, record)
     claim = no_measurable_loss(record, comparison, tolerance)
     if claim is not None:
         return _picked(directory, record, claim.row, None)
     full = record.rounds[-1].full_precision if record.rounds else None
-    least = best_among(record.latest, record.objective)
+    least = best_among(latest, record.objective)
     difference = comparison.with_full_precision(int(least["trial"]))
     if full is None or difference is None:
         raise InputError(

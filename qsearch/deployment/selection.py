@@ -11,11 +11,17 @@ from qsearch.plugins.trial_columns import STANDARD_ERROR
 from qsearch.storage.study_record import StudyRecord, selection_loss
 
 
-def best_under(record: StudyRecord, bits: float) -> pd.Series:
-    """Return the latest row with the least :func:`selection_loss` at or under some average bits."""
+def completed_rows(record: StudyRecord) -> pd.DataFrame:
+    """Return the latest rows of a study; InputError if it has none yet."""
     latest = record.latest
     if latest.empty:
         raise InputError(f"study {record.name!r} has no completed trials yet; run it first")
+    return latest
+
+
+def best_under(record: StudyRecord, bits: float) -> pd.Series:
+    """Return the latest row with the least :func:`selection_loss` at or under some average bits."""
+    latest = completed_rows(record)
     fitting = latest[latest["average_bits"] <= bits]
     if fitting.empty:
         least = latest["average_bits"].min()

@@ -28,6 +28,9 @@ from qsearch.storage.parquet import read_table, write_table
 from qsearch.storage.paths import STUDY_FILE, TRIALS_FILE
 from qsearch.storage.state_file import StateFile
 
+Size = Literal["average_bits", "bytes"]
+"""What a figure draws losses against, and what a study calls the size of a configuration."""
+
 UNIFORM = "uniform"
 """The method of trials that quantize all layers alike: of the first set, they are the baselines."""
 
@@ -91,7 +94,7 @@ class StudyFacts:
     average_bits_range: tuple[float, float]
     segment_edges: tuple[float, ...]
     reference_point: tuple[float, float] | None
-    size: Literal["average_bits", "bytes"] = "average_bits"
+    size: Size = "average_bits"
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()

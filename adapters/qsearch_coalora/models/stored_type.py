@@ -45,7 +45,7 @@ def _main_type(folder: Path) -> str | None:
     for path in folder.glob("*.safetensors"):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  # It is no mapping.
+                for name in file.keys():  # noqa: SIM118  # Not a mapping.
                     tensor: Any = file.get_slice(name)
                     size = 1
                     for length in tensor.get_shape():

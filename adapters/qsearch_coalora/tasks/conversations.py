@@ -126,7 +126,7 @@ def read_messages(value: Any) -> list[dict[str, str]]:
     """Return messages with their roles and contents.
 
     Raises:
-        InputError: If it is no list of messages, or none is the assistant's.
+        InputError: If it is not a list of messages, or none is the assistant's.
     """
     rows = list(value) if isinstance(value, Iterable) and not isinstance(value, str) else []
     messages = [

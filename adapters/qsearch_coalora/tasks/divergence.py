@@ -18,7 +18,7 @@ TOP = 512
 _ROWS = 16
 
 _LEAST = 1e-12
-"""Below is no probability: float32 sums of probabilities are not as precise."""
+"""Smaller values do not count as probabilities: float32 sums are not as precise."""
 
 
 class TopProbabilities(NamedTuple):

@@ -188,7 +188,7 @@ def _tie_heads(model: PreTrainedModel, name: str, table: PackedEmbedding) -> Non
         linear = packable_layer(model, head)
         if not isinstance(linear, nn.Linear):
             raise InputError(
-                f"layer {name!r} shares its weight with {head!r}, which is no output head, and"
+                f"layer {name!r} shares its weight with {head!r}, which is not an output head, and"
                 " cannot be packed"
             )
         model.set_submodule(head, TiedHead(table, linear.bias))

@@ -71,7 +71,7 @@ def require_tensors(
     for path in paths:
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  # It is no mapping.
+                for name in file.keys():  # noqa: SIM118  # Not a mapping.
                     part = file.get_slice(name)
                     dtype = str_to_torch_dtype.get(part.get_dtype())
                     headers[name] = (path, tuple(part.get_shape()), dtype)

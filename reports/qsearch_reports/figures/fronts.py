@@ -10,10 +10,9 @@ import plotly.graph_objects as go
 
 from qsearch._text import with_error
 from qsearch.plugins.evaluation import Metric
-from qsearch.storage.study_record import StudyRecord
+from qsearch.storage.study_record import Size, StudyRecord
 from qsearch_reports.figures import style
 from qsearch_reports.frames.points import front_frame, latest_points, loss_unit, points_frame
-from qsearch_reports.frames.sizes import Size
 
 _MANY = 1000
 """Points beyond which dominated ones have no bars: they would hide the front, and take longer to

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 from qsearch.plugins.footprint import Footprint
-from qsearch.storage.study_record import StudyRecord
-
-Size = Literal["average_bits", "bytes"]
+from qsearch.storage.study_record import Size, StudyRecord
 
 
 def segment_edges(
