@@ -18,9 +18,16 @@ import numpy as np
 from qsearch_coalora.methods.coa_lora import CoALoRAOptions
 
 from benchmarks.confidence import half_width, interval
+from benchmarks.method_studies import (
+    OURS,
+    STUDIES,
+    Entry,
+    for_all,
+    plan_digest,
+    record_at,
+    study_of,
+)
 from benchmarks.objectives import DATA
-from benchmarks.paper import OURS, PLANS
-from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_of
 from benchmarks.paper_text import environment, prepare_text
 from benchmarks.recording import Benchmark, only_recorded
 from qsearch._arrays import Integers
@@ -87,11 +94,11 @@ def main() -> None:
     """Train what is missing, then write the result file."""
     recorded = only_recorded(__doc__)
     benchmark = Benchmark("adapter")
-    for name, plan in PLANS.items():
+    for name, study in STUDIES.items():
         losses: dict[str, dict[int, float]] = {}
-        for variant in variants_of(plan.study):
+        for variant in variants_of(study):
             for seed in seeds_of(variant, name):
-                found = outcome_of(plan.study, variant, seed, recorded)
+                found = outcome_of(study, variant, seed, recorded)
                 if found is not None:
                     losses.setdefault(variant, {})[seed] = _loss_at_low_bits(found)
                     benchmark.row(study=name, variant=variant, seed=seed, **_rounded(found))

@@ -30,10 +30,16 @@ from torch import Tensor
 
 from benchmarks.adapter import sets_of
 from benchmarks.confidence import half_width
+from benchmarks.method_studies import (
+    OURS,
+    STUDIES,
+    Entry,
+    for_all,
+    plan_digest,
+    record_at,
+    study_of,
+)
 from benchmarks.objectives import DATA, ROOT
-from benchmarks.paper import PLANS
-from benchmarks.paper_runs import Entry, for_all, plan_digest, record_at, study_of
-from benchmarks.paper_tables import OURS
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark, fill_table, only_recorded
 from qsearch._arrays import Floats
@@ -105,7 +111,7 @@ def main() -> None:
     for name, changes in CHANGES.items():
         outcomes = []
         for seed in range(SEEDS):
-            found = outcome_of(PLANS[name].study, seed, changes, recorded)
+            found = outcome_of(STUDIES[name], seed, changes, recorded)
             if found is not None:
                 outcomes.append(found)
                 for row in rows_of(found):

@@ -18,8 +18,7 @@ import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.training.loop import TrainingLoop
 
-from benchmarks.paper import OURS, PLANS
-from benchmarks.paper_runs import for_all, study_of
+from benchmarks.method_studies import OURS, STUDIES, for_all, study_of
 from benchmarks.paper_text import prepare_text
 from benchmarks.plain_lora import plain_step
 from benchmarks.recording import Benchmark
@@ -37,8 +36,8 @@ def main() -> None:
     """Measure all and write ``results/overhead.json``."""
     warnings.filterwarnings("ignore")
     benchmark = Benchmark("overhead")
-    for plan in PLANS.values():
-        steps(benchmark, plan.name, plan.study)
+    for name, study in STUDIES.items():
+        steps(benchmark, name, study)
     benchmark.write()
 
 

@@ -21,9 +21,7 @@ from qsearch_coalora.models.loading import quiet_transformers
 from qsearch_coalora.training.evaluation import score
 
 from benchmarks.confidence import half_width
-from benchmarks.paper import PLANS
-from benchmarks.paper_runs import for_all, study_of
-from benchmarks.paper_tables import OURS
+from benchmarks.method_studies import OURS, STUDIES, for_all, study_of
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark
 from qsearch.deployment.storage_options import StorageOptions
@@ -63,7 +61,7 @@ anything was measured."""
 
 def measure_stored_types(name: str, benchmark: Benchmark) -> None:
     """Measure a plan, and claim the change of the loss by each way of storing."""
-    study, changes = PLANS[name].study, CHANGES[name]
+    study, changes = STUDIES[name], CHANGES[name]
     prepare_text(study)
     components = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, *changes)}))
     space, trainer = components.space, components.trainer

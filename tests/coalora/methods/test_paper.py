@@ -7,10 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from benchmarks import adapter, merging, paper_runs, paper_text, zero_shot
-from benchmarks.paper_runs import BUDGETS, outcome_of
+from benchmarks import adapter, merging, paper_runs, paper_text
+from benchmarks.method_studies import study_of
+from benchmarks.paper_methods import METHODS, Plan
+from benchmarks.paper_runs import FULL_PRECISION, outcome_of
 from qsearch.errors import InputError
 from qsearch.plugins.components import build_components
 from tests.coalora.conftest import write_rows
@@ -32,7 +35,7 @@ def study(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Path:
-    for module in (adapter, merging, paper_runs, zero_shot):
+    for module in (adapter, merging, paper_runs):
         monkeypatch.setattr(module, "DATA", tmp_path / "data")
     for module in (paper_runs, paper_text):
         monkeypatch.setattr(module, "ROOT", tmp_path)
@@ -52,32 +55,44 @@ def recorded_once(outcome: Callable[..., Any]) -> Any:
     return found
 
 
-def test_every_method_and_every_variant_is_a_valid_study(study: Path) -> None:
-    for entries in (paper_runs.ENTRIES, adapter.variants_of(study)):
+@pytest.fixture
+def plan(study: Path) -> Plan:
+    return Plan(
+        study=study,
+        model="made",
+        megabytes=(0.1, 0.2),
+        bits=(3.0, 4.0),
+        bits_alone=(3.5, 4.5),
+        seeds=dict.fromkeys(METHODS, 1),
+        better=(0.1,),
+        metric=("accuracy", "points", 100),
+    )
+
+
+def test_every_method_and_every_variant_is_a_valid_study(study: Path, plan: Plan) -> None:
+    for entries in (plan.entries, adapter.variants_of(study)):
         for method in entries:
-            build_components(paper_runs.study_of(study, method, 0, entries))
+            build_components(study_of(study, method, 0, entries))
 
 
-@pytest.mark.parametrize("method", ["qlora", "coa-lora"])
-def test_a_method_serves_every_budget_and_is_recorded(study: Path, method: str) -> None:
-    outcome = recorded_once(partial(outcome_of, study, method, 0))
-    assert [one.budget for one in outcome.served] == list(BUDGETS)
-    assert all(one.average_bits <= one.budget for one in outcome.served)
-    assert all(0 <= one.metric <= 1 for one in outcome.served)
+@pytest.mark.parametrize("method", ["qlora", "coa-lora", "ptq"])
+def test_a_method_serves_every_size_and_is_recorded(plan: Plan, method: str) -> None:
+    outcome = recorded_once(partial(outcome_of, plan, method, 0))
+    sizes = outcome.served[: len(plan.megabytes)]
+    assert [one.name for one in sizes] == ["0.1 MB", "0.2 MB"]
+    for one, megabytes in zip(sizes, plan.megabytes, strict=True):
+        assert one.nbytes <= 1e6 * megabytes
+    # One LoRA for each configuration has none for the weights that are not quantized.
+    rest = [one.name for one in outcome.served[len(sizes) :]]
+    assert rest == ([] if method == "qlora" else [FULL_PRECISION])
+    for one in outcome.served:
+        scores = outcome.examples[one.name]
+        assert np.average(scores.losses, weights=scores.weights) == pytest.approx(one.loss)
+        assert np.mean(scores.metrics["accuracy"]) == pytest.approx(one.metrics["accuracy"][0])
     assert {"processor", "threads", "commit"} <= outcome.machine.keys()
-    study.write_text(study.read_text().replace("steps: 3", "steps: 4"))
+    plan.study.write_text(plan.study.read_text().replace("steps: 3", "steps: 4"))
     with pytest.raises(InputError, match="another plan"):
-        outcome_of(study, method, 0, recorded=True)
-
-
-def test_every_configuration_is_seen_by_one_adapter_and_unseen_by_the_other(
-    study: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(zero_shot, "CONFIGURATIONS", 8)
-    found = recorded_once(partial(zero_shot.zero_shot, study, 0))
-    assert len(found) == 8
-    assert [one.average_bits for one in found] == sorted(one.average_bits for one in found)
-    assert any(one.seen_loss != one.unseen_loss for one in found)
+        outcome_of(plan, method, 0, recorded=True)
 
 
 @pytest.mark.parametrize("variant", ["coa-lora", "lora-for-each"])
