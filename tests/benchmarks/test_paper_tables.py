@@ -164,8 +164,10 @@ def test_tables_have_means_over_seeds_and_what_is_not_quantized(tmp_path: Path) 
 def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder for the results of a comparison of what is recorded."""
     folder = tmp_path / "results"
-    for module in (paper, recording):
-        monkeypatch.setattr(module, "RESULTS", folder)
+    monkeypatch.setattr(recording, "RESULTS", folder)
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text("Before\n<!-- table of bench-paper -->\n<!-- end of table -->\nAfter\n")
+    monkeypatch.setattr(paper, "DOCS", docs)
     monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
     return folder
 
@@ -187,7 +189,8 @@ def test_the_report_has_tables_claims_and_a_page_without_links(
 
     monkeypatch.setattr(paper, "outcomes_of", recorded)
     paper.main()
-    text = (results / "paper.md").read_text()
+    text = paper.DOCS.read_text()
+    assert (text.split("\n")[0], text.split("\n")[-2]) == ("Before", "After")
     assert "| coa-lora | 3 | 0.300 ± 0.000 |" in text
     assert "| ptq | 3 | -0.1500 ± 0.6353 |" in text
     assert "Nothing is recorded yet." in text

@@ -8,8 +8,8 @@ import pytest
 from qsearch_coalora.tasks.data_files import read_table
 
 from benchmarks import paper_text
-from benchmarks.paper import PLANS
 from benchmarks.method_studies import study_of
+from benchmarks.paper import PLANS
 from benchmarks.paper_text import prepare_text
 from qsearch.errors import InputError
 
