@@ -67,6 +67,7 @@ class Space:
         layers: Sequence[str] | None = None,
         name: str | None = None,
         embeddings: bool = False,
+        fixed: Mapping[str, Mapping[str, KnobValue]] | None = None,
     ) -> Space:
         """Return the space of a model in memory, of any class, with linear layers.
 
@@ -82,6 +83,9 @@ class Space:
             embeddings: Whether the token embedding is a layer too, with an output head that shares
                 its weight, and so is a head with a weight of its own. With ``layers``, all
                 embeddings whose path matches.
+            fixed: Layer configurations by shell pattern of module paths, such as
+                ``{"lm_head": {"bits": 8, "group_size": 32}}``. Layers that match are pinned: they
+                are quantized so, counted in average bits, and not searched.
 
         Raises:
             InputError: If the model has no such layer, or an argument is not what it may be.
@@ -101,12 +105,13 @@ class Space:
             raise InputError(f"name: give a text, not {name!r}")
         require_original(model)
         made, section = quantizer_of(quantizer, options or {})
-        space = validate(SpaceSpec, {"tied": tied, "embeddings": embeddings}, "Space.from_model")
+        given = {"tied": tied, "embeddings": embeddings, "fixed": fixed or {}}
+        space = validate(SpaceSpec, given, "Space.from_model")
         found = find_layers(model, patterns, space.embeddings)
         require_roles(space, found, "Space.from_model")
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
-            configurations=space_of(made, found, space.fused_roles),
+            configurations=space_of(made, found, space, "Space.from_model"),
             quantizer=made,
             quantizer_section=section,
             model_section=ModelSpec(

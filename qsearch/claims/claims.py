@@ -130,7 +130,8 @@ def _as_good_as(
 def _baseline_name(record: StudyRecord, row: pd.Series) -> str:
     """Return what a uniform configuration is called: by its first knob, such as its bits."""
     knob = record.choices.knobs[0].name
-    value = next(iter(row_configuration(row).values()))[knob]
+    configuration = row_configuration(row)
+    value = next(one[knob] for name, one in configuration.items() if name not in record.pinned)
     return f"uniform {value} bits" if knob == "bits" else f"uniform {knob} {value}"
 
 

@@ -30,7 +30,7 @@ from qsearch.experiment.parameters import (
 )
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.searcher import Searcher
-from qsearch.space.configuration import Choices, Knob, KnobValue
+from qsearch.space.configuration import Choices, Knob, KnobValue, LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.surrogate.features import require_correlation
@@ -140,6 +140,7 @@ class _StoredNode(BaseModel):
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...]
     shape_bits: tuple[tuple[tuple[int, int], tuple[float, ...]], ...] = ()
+    pinned: dict[str, dict[str, KnobValue]] = {}
     bits: tuple[float, float]
     seed: int
     segments: int
@@ -157,6 +158,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         storage_bits=space.storage_bits,
         fused_roles=space.fused_roles,
         shape_bits=tuple(space.shape_bits.items()),
+        pinned={name: dict(one) for name, one in space.pinned.items()},
         bits=searcher.bits,
         seed=searcher.seed,
         segments=searcher.segments,
@@ -176,7 +178,12 @@ def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
     space = ConfigurationSpace(
-        stored.layers, choices, stored.storage_bits, stored.fused_roles, dict(stored.shape_bits)
+        stored.layers,
+        choices,
+        stored.storage_bits,
+        stored.fused_roles,
+        dict(stored.shape_bits),
+        {name: LayerConfiguration(one) for name, one in stored.pinned.items()},
     )
     size = choices.size
     scores = correlation = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import fnmatch
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +15,7 @@ from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.quantizer_capabilities import SupportsShapeBits
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.plugins.trial_columns import require_names
+from qsearch.space.configuration import Choices, KnobValue, LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import OBJECTIVE, PluginSpec, SpaceSpec
@@ -68,7 +70,7 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         trainer.search_embeddings()
     layers = tuple(trainer.layers())
     require_roles(spec.space, layers, source)
-    space = space_of(quantizer, layers, spec.space.fused_roles)
+    space = space_of(quantizer, layers, spec.space, source)
     if space.choices.size == 1:
         raise InputError(
             f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these"
@@ -100,17 +102,60 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
 def space_of(
     quantizer: Quantizer,
     layers: Sequence[LayerSpec],
-    fused_roles: tuple[tuple[str, ...], ...] = (),
+    section: SpaceSpec | None = None,
+    source: str = "study",
 ) -> ConfigurationSpace:
-    """Return the space that a quantizer spans over layers."""
-    choices = quantizer.choices()
+    """Return the space that a quantizer spans over layers.
+
+    Raises:
+        InputError: If layers cannot be pinned as the section says; the message names the source.
+    """
+    section, choices = section or SpaceSpec(), quantizer.choices()
+    pinned = pinned_layers(section.fixed, layers, choices, f"{source}: space.fixed")
     every = choices.layer_configurations
     shape_bits: dict[tuple[int, int], tuple[float, ...]] = {}
     if isinstance(quantizer, SupportsShapeBits):
         for shape in dict.fromkeys(layer.shape for layer in layers):
             shape_bits[shape] = tuple(quantizer.storage_bits_of(shape, one) for one in every)
     nominal = tuple(quantizer.storage_bits(one) for one in every)
-    return ConfigurationSpace(tuple(layers), choices, nominal, fused_roles, shape_bits)
+    try:
+        return ConfigurationSpace(
+            tuple(layers), choices, nominal, section.fused_roles, shape_bits, pinned
+        )
+    except InputError as error:
+        raise InputError(f"{source}: space.fixed: {error}" if pinned else str(error)) from error
+
+
+def pinned_layers(
+    fixed: Mapping[str, Mapping[str, KnobValue]],
+    layers: Sequence[LayerSpec],
+    choices: Choices,
+    field: str,
+) -> dict[str, LayerConfiguration]:
+    """Return the layer configurations of layers whose name matches a pattern; the first counts.
+
+    A knob of one value may be left out.
+
+    Raises:
+        InputError: If a pattern matches no layer, or what it gives is not a layer configuration.
+    """
+    lone = {knob.name: knob.values[0] for knob in choices.knobs if len(knob.values) == 1}
+    pinned: dict[str, LayerConfiguration] = {}
+    for pattern, given in fixed.items():
+        names = [layer.name for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
+        if not names:
+            raise InputError(
+                f"{field}: {pattern!r} matches none of the {len(layers)} layers; their names are"
+                f" like {[layer.name for layer in layers[:3]]}"
+            )
+        values = lone | dict(given)
+        try:
+            choices.index(values)
+        except InputError as error:
+            raise InputError(f"{field}: {pattern!r}: {error}") from error
+        one = LayerConfiguration({name: values[name] for name in choices.names})
+        pinned = dict.fromkeys(names, one) | pinned
+    return pinned
 
 
 def _require_objective(spec: StudySpec, task: Task, source: str) -> None:

@@ -143,7 +143,7 @@ def _upgrades(space: ConfigurationSpace, scores: Floats) -> _Upgrades:
     cost = share[group] * (bits[group, after] - bits[group, before])
     gain = (scores[group, before] - scores[group, after]) / cost
     order = np.argsort(-gain, kind="stable")
-    least = float(share @ bits[np.arange(len(start)), start])
+    least = float(share @ bits[np.arange(len(start)), start]) + space.pinned_bits
     return _Upgrades(start, least, group[order], after[order], cost[order], gain[order])
 
 
@@ -186,7 +186,7 @@ def _options(
     """
     reduced = scores + price * (space.group_share[:, None] * space.group_bits)
     least = reduced.min(axis=1)
-    bound = float(least.sum()) - price * budget
+    bound = float(least.sum()) - price * (budget - space.pinned_bits)
     gap = _total(scores, greedy) - bound
     if gap <= _RELATIVE_GAP * abs(bound):
         return None
@@ -215,7 +215,7 @@ def _solve(
         bounds=Bounds(0, 1),
         constraints=[
             LinearConstraint(one_each, 1, 1),
-            LinearConstraint(bits, -np.inf, _ROW_SCALE * budget),
+            LinearConstraint(bits, -np.inf, _ROW_SCALE * (budget - space.pinned_bits)),
         ],
         # With presolve, HiGHS prints lines of its own to the terminal.
         options={"mip_rel_gap": _RELATIVE_GAP, "node_limit": _NODE_LIMIT, "presolve": False},

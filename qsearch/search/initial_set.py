@@ -105,8 +105,9 @@ def _uniform_ladder(
 
     Their bits rise.
     """
-    parameters = np.array([layer.parameters for layer in space.layers], dtype=np.float64)
-    mean_error = np.average(quantization_error, axis=0, weights=parameters)
+    searched = list(space.searched)
+    parameters = np.array([space.layers[one].parameters for one in searched], dtype=np.float64)
+    mean_error = np.average(quantization_error[searched], axis=0, weights=parameters)
     inside = np.flatnonzero((space.bits_table >= bits[0]) & (space.bits_table <= bits[1]))
     points = np.column_stack([mean_error, space.bits_table])[inside]
     best = inside[non_dominated(points)]

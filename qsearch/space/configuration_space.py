@@ -2,7 +2,8 @@
 
 A *code* is a configuration as integers: one row a tied group, one column a knob, each entry the
 position of the knob's value (groups × knobs, int64). An *index* is the same in one number a
-group: the choice index of its layer configuration (groups, int64).
+group: the choice index of its layer configuration (groups, int64). Groups are of the layers that
+are searched: a pinned layer has one layer configuration, in all configurations.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class ConfigurationSpace:
     """All configurations of a model under a quantizer.
 
     ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
-    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead.
+    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead. Layers
+    whose names are in ``pinned`` have the layer configuration there, and count in average bits.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -37,6 +39,7 @@ class ConfigurationSpace:
     shape_bits: Mapping[tuple[int, int], tuple[float, ...]] = field(
         default_factory=dict, hash=False
     )
+    pinned: Mapping[str, LayerConfiguration] = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not self.layers:
@@ -47,12 +50,41 @@ class ConfigurationSpace:
                     f"got storage bits of {len(bits)} layer configurations;"
                     f" the quantizer has {self.choices.size}"
                 )
-        tied_groups(self.layers, self.fused_roles)
+        if unknown := sorted(set(self.pinned) - {layer.name for layer in self.layers}):
+            raise InputError(f"no layer is called {unknown[0]!r}, which is to be pinned")
+        for one in self.pinned.values():
+            self.choices.index(one)
+        for group in self._all_groups:
+            members = [self.layers[member].name for member in group.members]
+            if len({self.pinned.get(name) for name in members}) > 1:
+                raise InputError(
+                    f"tied layers must be pinned together, and alike: {', '.join(members)}"
+                )
+        if not self.groups:
+            raise InputError("every layer is pinned, which leaves nothing to search")
+
+    @cached_property
+    def _all_groups(self) -> tuple[TiedGroup, ...]:
+        return tied_groups(self.layers, self.fused_roles)
 
     @cached_property
     def groups(self) -> tuple[TiedGroup, ...]:
-        """Layers that share a layer configuration; a layer that is not tied is its own group."""
-        return tied_groups(self.layers, self.fused_roles)
+        """Searched layers that share a layer configuration; one that is not tied is its own group.
+
+        Pinned layers are in none.
+        """
+        return tuple(
+            group
+            for group in self._all_groups
+            if self.layers[group.members[0]].name not in self.pinned
+        )
+
+    @cached_property
+    def searched(self) -> tuple[int, ...]:
+        """Positions of the layers that are not pinned."""
+        return tuple(
+            position for position, layer in enumerate(self.layers) if layer.name not in self.pinned
+        )
 
     @property
     def variables(self) -> int:
@@ -68,10 +100,25 @@ class ConfigurationSpace:
         )
 
     @cached_property
+    def parameters(self) -> int:
+        """Weights of all layers, those of pinned ones included."""
+        return sum(layer.parameters for layer in self.layers)
+
+    @cached_property
     def group_share(self) -> Floats:
-        """Share of all weights that each group has (groups)."""
-        share: Floats = self.group_parameters / self.group_parameters.sum()
+        """Share of all weights that each group has (groups); they add to 1 if none is pinned."""
+        share: Floats = self.group_parameters / self.parameters
         return share
+
+    @cached_property
+    def pinned_bits(self) -> float:
+        """What pinned layers add to the average bits of every configuration."""
+        bits = 0.0
+        for layer in self.layers:
+            if layer.name in self.pinned:
+                own = self.shape_bits.get(layer.shape, self.storage_bits)
+                bits += layer.parameters * own[self.choices.index(self.pinned[layer.name])]
+        return bits / self.parameters
 
     @cached_property
     def group_bits(self) -> Floats:
@@ -83,9 +130,21 @@ class ConfigurationSpace:
         return np.stack([_mean(bits[each], parameters[each]) for each in members])
 
     @cached_property
+    def _nominal_bits(self) -> Floats:
+        return np.array(self.storage_bits, dtype=np.float64)
+
+    @cached_property
     def bits_table(self) -> Floats:
-        """Average bits with all layers alike, by choice index (choices)."""
-        return _mean(self.group_bits, self.group_parameters.astype(np.float64))
+        """Average bits with all searched layers alike, by choice index (choices)."""
+        return self._average(_mean(self.group_bits, self.group_parameters.astype(np.float64)))
+
+    def _average(self, searched: Floats) -> Floats:
+        """Return average bits of all layers from those of the searched ones."""
+        if not self.pinned:
+            return searched
+        share = float(self.group_parameters.sum()) / self.parameters
+        averaged: Floats = searched * share + self.pinned_bits
+        return averaged
 
     @cached_property
     def sizes(self) -> Integers:
@@ -115,6 +174,11 @@ class ConfigurationSpace:
             if others:
                 raise InputError(f"tied layers must share one layer configuration: {members}")
             index[position] = self.choices.index(first)
+        for name, own in self.pinned.items():
+            if configuration[name] != own:
+                raise InputError(
+                    f"layer {name!r} is pinned to {dict(own)}, not {dict(configuration[name])}"
+                )
         return index
 
     def decode(self, index: Integers) -> Configuration:
@@ -123,6 +187,9 @@ class ConfigurationSpace:
         choices = np.empty(len(self.layers), dtype=np.int64)
         for group, choice in zip(self.groups, index.tolist(), strict=True):
             choices[list(group.members)] = choice
+        for position, layer in enumerate(self.layers):
+            if layer.name in self.pinned:
+                choices[position] = self.choices.index(self.pinned[layer.name])
         return Configuration(
             {
                 layer.name: self.choices.layer_configurations[choice]
@@ -144,16 +211,19 @@ class ConfigurationSpace:
         if self.shape_bits:
             bits = self.group_bits.take(index + np.arange(len(self.groups)) * self.choices.size)
         else:
-            bits = self.bits_table[index]
+            bits = self._nominal_bits[index]
         total: Floats = bits @ self.group_parameters.astype(np.float64)
-        return total / float(self.group_parameters.sum())
+        return total / float(self.parameters) + self.pinned_bits
 
     @cached_property
     def average_bits_range(self) -> tuple[float, float]:
         """Least and greatest average bits."""
         parameters = self.group_parameters.astype(np.float64)
-        least, greatest = self.group_bits.min(axis=1), self.group_bits.max(axis=1)
-        return float(_mean(least, parameters)), float(_mean(greatest, parameters))
+        least, greatest = (
+            float(self._average(_mean(row, parameters)))
+            for row in (self.group_bits.min(axis=1), self.group_bits.max(axis=1))
+        )
+        return least, greatest
 
     @cached_property
     def neighbour_choices(self) -> tuple[Integers, ...]:

@@ -61,10 +61,13 @@ class _Sampler:
         self._kind = kind.reshape(-1)
         weights = np.bincount(self._kind, weights=space.group_parameters)
         self._kind_share = weights / weights.sum()
+        self._pinned_bits = space.pinned_bits
+        self._searched_share = weights.sum() / space.parameters
 
     def near(self, target: float) -> Integers:
         """Return choice indices (groups) with average bits near a target."""
-        distribution = _maximum_entropy(self._kinds, self._kind_share, target)
+        of_searched = (target - self._pinned_bits) / self._searched_share
+        distribution = _maximum_entropy(self._kinds, self._kind_share, of_searched)
         cumulative = distribution.cumsum(axis=1)
         cumulative /= cumulative[:, -1:]
 
@@ -80,7 +83,7 @@ class _Sampler:
 
         groups = np.arange(len(self._bits))
         index = choices(groups)
-        error = float(self._share @ self._bits[groups, index]) - target
+        error = float(self._share @ self._bits[groups, index]) + self._pinned_bits - target
         for group in self._generator.permutation(len(groups)):
             redrawn = choices(np.full(_CANDIDATES, group))
             bits = self._bits[group]

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from qsearch.space.configuration import KnobValue
 from qsearch.space.layers import FUSED_ROLES
 
 
@@ -17,6 +18,13 @@ def _not_bool(value: object) -> object:
 
 Number = Annotated[float, BeforeValidator(_not_bool)]
 """A number, also as text, since an environment variable is text; true is not a number."""
+
+
+def _knob_value(value: object) -> object:
+    if type(value) not in (int, str):
+        raise ValueError("must be an integer or a text")
+    return value
+
 
 REMOTE_CODE = "run code that comes with the model"
 """What a study must say to run code of its model: a sentence, which nobody writes by accident."""
@@ -77,12 +85,16 @@ class SpaceSpec(BaseModel):
             and up); a list of role lists ties those; ``none`` ties nothing.
         embeddings: Whether the token embedding and the output head are layers too. A head that is
             tied to the embedding is one layer with it.
+        fixed: Layer configurations by shell pattern of layer names. Layers that match are pinned:
+            they are quantized so in every configuration, and not searched. The first pattern that
+            matches a layer counts.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     tied: Literal["none", "fused"] | tuple[tuple[str, ...], ...] = "none"
     embeddings: bool = False
+    fixed: dict[str, dict[str, Annotated[KnobValue, BeforeValidator(_knob_value)]]] = {}
 
     @property
     def fused_roles(self) -> tuple[tuple[str, ...], ...]:

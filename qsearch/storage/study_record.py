@@ -32,7 +32,8 @@ Size = Literal["average_bits", "bytes"]
 """What a figure draws losses against, and what a study calls the size of a configuration."""
 
 UNIFORM = "uniform"
-"""The method of trials that quantize all layers alike: of the first set, they are the baselines."""
+"""The method of trials that quantize all searched layers alike; those of the first set are the
+baselines."""
 
 _TEXTS = ("method", "configuration", "status", "reason")
 _FLAGS = ("seen", "on_front")
@@ -77,6 +78,7 @@ class StudyFacts:
             divided by the area between this point and (0, least average bits); see
             :func:`~qsearch.search.pareto.ideal_point` for negative losses.
         versions: Of the libraries that ran its last session.
+        pinned: Layers that the study quantizes alike in all configurations (``space.fixed``).
         chance_loss: What guessing loses on the validation examples, nats; None if it is not known.
         objective: What the search lowers: the loss, or a metric by its name. Fronts, hypervolume
             and the reference point are of it.
@@ -98,6 +100,7 @@ class StudyFacts:
     rounds: tuple[RoundRecord, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     sessions: tuple[Session, ...] = ()
+    pinned: tuple[str, ...] = ()
     chance_loss: float | None = None
     objective: str = "loss"
     format: Literal[2] = 2

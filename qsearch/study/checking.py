@@ -15,6 +15,7 @@ from qsearch.plugins.quantizer_capabilities import (
     needs_inputs,
     quantize_weight,
 )
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec
@@ -64,7 +65,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
             "space",
             f"{space.variables} variables in {len(space.groups)} groups,"
             f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
-            f" {least:.4g} to {greatest:.4g} average bits",
+            f" {least:.4g} to {greatest:.4g} average bits" + _pinned(space),
         ),
         ("rounds", f"{rounds}, about {evaluations} evaluations"),
         ("memory", f"about {memory / 2**30:.1f} GiB"),
@@ -75,6 +76,18 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         lines.append(("time", f"about {duration} on this machine's CPU (rough estimate)"))
     lines += [("note", note) for note in (*terms(components), *needs.notes)]
     return lines + [("warning", text) for text in warnings]
+
+
+def _pinned(space: ConfigurationSpace) -> str:
+    if not space.pinned:
+        return ""
+    one = len(space.pinned) == 1
+    share = sum(layer.parameters for layer in space.layers if layer.name in space.pinned)
+    return (
+        f"; {len(space.pinned)} {'layer is' if one else 'layers are'} pinned by space.fixed, with"
+        f" {share / space.parameters:.0%} of the weights and {space.pinned_bits:.4g} of the"
+        " average bits"
+    )
 
 
 def _try_quantizer(components: StudyComponents) -> None:

@@ -32,7 +32,7 @@ class FileBytes:
         """Return bytes (…) of choice indices (… × groups)."""
         table = self._group_bytes
         places = index + np.arange(len(table)) * table.shape[1]
-        total: Integers = table.take(places).sum(axis=-1) + self._footprint.fixed_bytes
+        total: Integers = table.take(places).sum(axis=-1) + self._fixed_bytes
         return total
 
     def average_bits(self, nbytes: tuple[int, int]) -> tuple[float, float]:
@@ -41,9 +41,10 @@ class FileBytes:
         Raises:
             InputError: If no configuration takes so few, or so many.
         """
-        space, weights = self._space, float(self._space.group_parameters.sum())
+        space, weights = self._space, float(self._space.parameters)
         filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
-        most_filling = float(filling.max(axis=1).sum())
+        of_pinned = self._pinned_bytes - space.pinned_bits * weights / 8
+        most_filling = float(filling.max(axis=1).sum()) + of_pinned
         least, greatest = self._range
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
@@ -57,9 +58,23 @@ class FileBytes:
             )
         return max(low, fewest), min(high, most)
 
+    @property
+    def _fixed_bytes(self) -> int:
+        """Bytes that every configuration takes: what is not quantized, and pinned layers."""
+        return self._footprint.fixed_bytes + self._pinned_bytes
+
+    @cached_property
+    def _pinned_bytes(self) -> int:
+        pinned = self._space.pinned
+        return sum(
+            stored_bytes(self._quantizer, layer.shape, pinned[layer.name])
+            for layer in self._space.layers
+            if layer.name in pinned
+        )
+
     @cached_property
     def _group_bytes(self) -> Integers:
-        """Bytes of quantized weights (groups × choices)."""
+        """Bytes of the searched layers' quantized weights (groups × choices)."""
         space = self._space
         every = space.choices.layer_configurations
         by_shape = {
@@ -74,7 +89,7 @@ class FileBytes:
 
     @property
     def _range(self) -> tuple[int, int]:
-        table, fixed = self._group_bytes, self._footprint.fixed_bytes
+        table, fixed = self._group_bytes, self._fixed_bytes
         return int(table.min(axis=1).sum()) + fixed, int(table.max(axis=1).sum()) + fixed
 
 

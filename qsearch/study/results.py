@@ -58,6 +58,7 @@ def save_record(study: RunningStudy, table: pd.DataFrame | None = None) -> Study
         layers=components.space.layers,
         choices=components.space.choices,
         size=spec.search.size,
+        pinned=tuple(components.space.pinned),
         chance_loss=study.chance_loss,
         average_bits_range=components.space.average_bits_range,
         segment_edges=tuple(study.edges.tolist()),

@@ -93,6 +93,29 @@ def test_resolved_study_writes_out_every_plugin_option() -> None:
             {"space__tied": [["query", "kee"]]},
             "my.yaml: space.tied: no layer has the role 'kee'; roles: ['key', 'output', 'query', ",
         ),
+        (
+            {"space__fixed": {"head": {"bits": 8, "group_size": 32}}},
+            "my.yaml: space.fixed: 'head' matches none of the 8 layers; their names are like ['blo",
+        ),
+        (
+            {"space__fixed": {"*.key": {"bits": 5, "group_size": 32}}},
+            "space.fixed: '*.key': knob 'bits' has no value 5; allowed: [2, 3, 4, 8]",
+        ),
+        (
+            {"space__fixed": {"*.key": {"bits": 8}}},
+            "'*.key': layer configuration has knobs ['bits', 'scheme']; the quantizer has ['bits',",
+        ),
+        (
+            {
+                "space__fixed": {"block.0.key": {"bits": 8, "group_size": 32}},
+                "space__tied": [["query", "key"]],
+            },
+            "space.fixed: tied layers must be pinned together, and alike: block.0.query, block.0.k",
+        ),
+        (
+            {"space__fixed": {"*": {"bits": 8, "group_size": 32}}},
+            "space.fixed: every layer is pinned, which leaves nothing to search",
+        ),
     ],
 )
 def test_what_no_study_can_be_built_of_is_named(changes: dict[str, Any], said: str) -> None:

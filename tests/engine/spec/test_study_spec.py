@@ -85,6 +85,9 @@ def test_unknown_field_lists_what_is_allowed(study: Path, field: str, allowed: s
         ("name", "x" * 101, "at most 100 characters"),
         ("task", None, "must be a section of fields"),
         ("space", {"tied": "all"}, "'none' or 'fused'"),
+        ("space", {"fixed": {"x": {"bits": 2.5}}}, "space.fixed.x.bits: must be an integer or a"),
+        ("space", {"fixed": {"x": {"bits": True}}}, "must be an integer or a text, not True"),
+        ("space", {"fixed": {"x": 8}}, "space.fixed.x: Input should be a valid dictionary, not 8"),
     ],
 )
 def test_wrong_value_names_field_value_and_what_is_allowed(
