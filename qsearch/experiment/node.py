@@ -140,6 +140,7 @@ class _StoredNode(BaseModel):
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...]
     shape_bits: tuple[tuple[tuple[int, int], tuple[float, ...]], ...] = ()
+    shape_choices: tuple[tuple[tuple[int, int], tuple[int, ...]], ...] = ()
     bits: tuple[float, float]
     seed: int
     segments: int
@@ -157,6 +158,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         storage_bits=space.storage_bits,
         fused_roles=space.fused_roles,
         shape_bits=tuple(space.shape_bits.items()),
+        shape_choices=tuple(space.shape_choices.items()),
         bits=searcher.bits,
         seed=searcher.seed,
         segments=searcher.segments,
@@ -176,7 +178,8 @@ def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
     space = ConfigurationSpace(
-        stored.layers, choices, stored.storage_bits, stored.fused_roles, dict(stored.shape_bits)
+        *(stored.layers, choices, stored.storage_bits, stored.fused_roles),
+        *(dict(stored.shape_bits), dict(stored.shape_choices)),
     )
     size = choices.size
     scores = correlation = None

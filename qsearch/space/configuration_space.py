@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from qsearch._arrays import Floats, Integers
+from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec, TiedGroup, tied_groups
@@ -27,7 +26,8 @@ class ConfigurationSpace:
     """All configurations of a model under a quantizer.
 
     ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
-    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead.
+    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead, and
+    those of the shapes in ``shape_choices`` take the choices there alone, by rising index.
     """
 
     layers: tuple[LayerSpec, ...]
@@ -35,6 +35,9 @@ class ConfigurationSpace:
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...] = ()
     shape_bits: Mapping[tuple[int, int], tuple[float, ...]] = field(
+        default_factory=dict, hash=False
+    )
+    shape_choices: Mapping[tuple[int, int], tuple[int, ...]] = field(
         default_factory=dict, hash=False
     )
 
@@ -48,6 +51,10 @@ class ConfigurationSpace:
                     f" the quantizer has {self.choices.size}"
                 )
         tied_groups(self.layers, self.fused_roles)
+        for group, possible in zip(self.groups, self.possible, strict=True):
+            if not possible.any():
+                names = [self.layers[member].name for member in group.members]
+                raise InputError(f"no layer configuration is one that all of {names} can take")
 
     @cached_property
     def groups(self) -> tuple[TiedGroup, ...]:
@@ -83,6 +90,17 @@ class ConfigurationSpace:
         return np.stack([_mean(bits[each], parameters[each]) for each in members])
 
     @cached_property
+    def possible(self) -> Booleans:
+        """Which choices a group can take: those of all of its layers (groups × choices)."""
+        possible = np.ones((len(self.groups), self.choices.size), dtype=bool)
+        for row, group in zip(possible, self.groups, strict=True):
+            for member in group.members:
+                allowed = self.shape_choices.get(self.layers[member].shape)
+                if allowed is not None:
+                    row &= np.isin(np.arange(len(row)), allowed)
+        return possible
+
+    @cached_property
     def bits_table(self) -> Floats:
         """Average bits with all layers alike, by choice index (choices)."""
         return _mean(self.group_bits, self.group_parameters.astype(np.float64))
@@ -115,6 +133,7 @@ class ConfigurationSpace:
             if others:
                 raise InputError(f"tied layers must share one layer configuration: {members}")
             index[position] = self.choices.index(first)
+        self._require(index)
         return index
 
     def decode(self, index: Integers) -> Configuration:
@@ -135,6 +154,13 @@ class ConfigurationSpace:
             raise InputError(f"expected {len(self.groups)} choice indices, got shape {index.shape}")
         if index.min() < 0 or index.max() >= self.choices.size:
             raise InputError(f"choice indices must be in [0, {self.choices.size})")
+        wrong = np.flatnonzero(~self.possible[np.arange(len(index)), index])
+        if len(wrong):
+            group = self.groups[wrong[0]]
+            names = [self.layers[member].name for member in group.members]
+            raise InputError(
+                f"{names} cannot take {self.choices.layer_configurations[index[wrong[0]]]!r}"
+            )
 
     def average_bits(self, index: Integers) -> Floats:
         """Return average storage bits per quantized weight (…) of choice indices (… × groups).
@@ -152,39 +178,46 @@ class ConfigurationSpace:
     def average_bits_range(self) -> tuple[float, float]:
         """Least and greatest average bits."""
         parameters = self.group_parameters.astype(np.float64)
-        least, greatest = self.group_bits.min(axis=1), self.group_bits.max(axis=1)
+        least = self.group_bits.min(axis=1, where=self.possible, initial=np.inf)
+        greatest = self.group_bits.max(axis=1, where=self.possible, initial=-np.inf)
         return float(_mean(least, parameters)), float(_mean(greatest, parameters))
 
     @cached_property
-    def neighbour_choices(self) -> tuple[Integers, ...]:
-        """For each choice index, the indices one step away in one knob, in range."""
-        table = []
-        for index in range(self.choices.size):
-            code = self.to_code(np.array(index))
-            steps = [
-                index + sign * int(self._strides[knob])
-                for knob in range(len(self.sizes))
-                for sign in (-1, 1)
-                if 0 <= code[knob] + sign < self.sizes[knob]
-            ]
-            table.append(np.array(steps, dtype=np.int64))
-        return tuple(table)
+    def neighbour_choices(self) -> tuple[tuple[Integers, ...], ...]:
+        """For each group and choice index, the nearest choices in either direction of one knob.
+
+        They are one step away, or more where the group cannot take what is between.
+        """
+        tables: dict[bytes, tuple[Integers, ...]] = {}
+        for possible in self.possible:
+            if possible.tobytes() not in tables:
+                steps = (self._steps(index, possible) for index in range(self.choices.size))
+                tables[possible.tobytes()] = tuple(steps)
+        return tuple(tables[possible.tobytes()] for possible in self.possible)
+
+    def _steps(self, index: int, possible: Booleans) -> Integers:
+        code, steps = self.to_code(np.array(index)).tolist(), []
+        for place, size, stride in zip(code, self.sizes, self._strides, strict=True):
+            below = range(place - 1, -1, -1)
+            for positions in (below, range(place + 1, size)):
+                ahead = (index + int(stride) * (position - place) for position in positions)
+                steps += [choice for choice in ahead if possible[choice]][:1]
+        return np.array(steps, dtype=np.int64)
 
     def neighbours(self, index: Integers) -> tuple[Integers, Integers]:
-        """Return every in-range step of one knob of one group of a configuration (groups).
+        """Return every step of one knob of one group of a configuration (groups).
 
         The group that each step moves (steps), and its new choice index (steps).
         """
-        options = [self.neighbour_choices[choice] for choice in index.tolist()]
+        table = self.neighbour_choices
+        options = [own[choice] for own, choice in zip(table, index.tolist(), strict=True)]
         groups = np.repeat(np.arange(len(options)), [len(option) for option in options])
         return groups, np.concatenate(options)
 
-    def within(self, index: Integers, bits: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    def within(self, index: Integers, bits: tuple[float, float]) -> Booleans:
         """Return whether choice indices (… × groups) have average bits in an interval (…)."""
         average = self.average_bits(index)
-        inside: npt.NDArray[np.bool_] = (average >= bits[0] - _ROUNDING) & (
-            average <= bits[1] + _ROUNDING
-        )
+        inside: Booleans = (average >= bits[0] - _ROUNDING) & (average <= bits[1] + _ROUNDING)
         return inside
 
 
