@@ -111,7 +111,7 @@ class Space:
         require_roles(space, found, "Space.from_model")
         own_name = getattr(getattr(model, "config", None), "_name_or_path", "")
         return cls(
-            configurations=space_of(made, found, space, "Space.from_model"),
+            configurations=space_of(made, found, space),
             quantizer=made,
             quantizer_section=section,
             model_section=ModelSpec(

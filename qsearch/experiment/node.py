@@ -140,6 +140,7 @@ class _StoredNode(BaseModel):
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...]
     shape_bits: tuple[tuple[tuple[int, int], tuple[float, ...]], ...] = ()
+    shape_choices: tuple[tuple[tuple[int, int], tuple[int, ...]], ...] = ()
     pinned: dict[str, dict[str, KnobValue]] = {}
     bits: tuple[float, float]
     seed: int
@@ -158,6 +159,7 @@ def _encode(node: QsearchNode) -> dict[str, Any]:
         storage_bits=space.storage_bits,
         fused_roles=space.fused_roles,
         shape_bits=tuple(space.shape_bits.items()),
+        shape_choices=tuple(space.shape_choices.items()),
         pinned={name: dict(one) for name, one in space.pinned.items()},
         bits=searcher.bits,
         seed=searcher.seed,
@@ -178,11 +180,8 @@ def _decode(**values: Any) -> QsearchNode:
     stored = _StoredNode.model_validate(values)
     choices = Choices(tuple(Knob(name, own) for name, own in stored.choices.items()))
     space = ConfigurationSpace(
-        stored.layers,
-        choices,
-        stored.storage_bits,
-        stored.fused_roles,
-        dict(stored.shape_bits),
+        *(stored.layers, choices, stored.storage_bits, stored.fused_roles),
+        *(dict(stored.shape_bits), dict(stored.shape_choices)),
         {name: LayerConfiguration(one) for name, one in stored.pinned.items()},
     )
     size = choices.size

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsEmbeddings, SupportsFootprint
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
-from qsearch.plugins.quantizer_capabilities import SupportsShapeBits
+from qsearch.plugins.quantizer_capabilities import SupportsShapeBits, SupportsShapeChoices
 from qsearch.plugins.registry import Group, load_plugin
 from qsearch.plugins.trial_columns import require_names
 from qsearch.space.configuration import Choices, KnobValue, LayerConfiguration
@@ -70,7 +70,10 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
         trainer.search_embeddings()
     layers = tuple(trainer.layers())
     require_roles(spec.space, layers, source)
-    space = space_of(quantizer, layers, spec.space, source)
+    try:
+        space = space_of(quantizer, layers, spec.space)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from error
     if space.choices.size == 1:
         raise InputError(
             f"{source}: quantizer: {spec.quantizer.name!r} has one configuration with these"
@@ -103,34 +106,37 @@ def space_of(
     quantizer: Quantizer,
     layers: Sequence[LayerSpec],
     section: SpaceSpec | None = None,
-    source: str = "study",
 ) -> ConfigurationSpace:
     """Return the space that a quantizer spans over layers.
 
     Raises:
-        InputError: If layers cannot be pinned as the section says; the message names the source.
+        InputError: If a layer takes no layer configuration, no layer takes one of them, or layers
+            cannot be pinned as the section says.
     """
-    section, choices = section or SpaceSpec(), quantizer.choices()
-    pinned = pinned_layers(section.fixed, layers, choices, f"{source}: space.fixed")
+    section = section or SpaceSpec()
+    choices, shapes = quantizer.choices(), dict.fromkeys(layer.shape for layer in layers)
     every = choices.layer_configurations
     shape_bits: dict[tuple[int, int], tuple[float, ...]] = {}
     if isinstance(quantizer, SupportsShapeBits):
-        for shape in dict.fromkeys(layer.shape for layer in layers):
+        for shape in shapes:
             shape_bits[shape] = tuple(quantizer.storage_bits_of(shape, one) for one in every)
+    shape_choices: dict[tuple[int, int], tuple[int, ...]] = {}
+    if isinstance(quantizer, SupportsShapeChoices):
+        for shape in shapes:
+            taken = (place for place, one in enumerate(every) if quantizer.takes(shape, one))
+            shape_choices[shape] = tuple(taken)
+        _require_use(quantizer, layers, shape_choices)
     nominal = tuple(quantizer.storage_bits(one) for one in every)
-    try:
-        return ConfigurationSpace(
-            tuple(layers), choices, nominal, section.fused_roles, shape_bits, pinned
-        )
-    except InputError as error:
-        raise InputError(f"{source}: space.fixed: {error}" if pinned else str(error)) from error
+    return ConfigurationSpace(
+        *(tuple(layers), choices, nominal, section.fused_roles),
+        *(shape_bits, shape_choices, pinned_layers(section.fixed, layers, choices)),
+    )
 
 
 def pinned_layers(
     fixed: Mapping[str, Mapping[str, KnobValue]],
     layers: Sequence[LayerSpec],
     choices: Choices,
-    field: str,
 ) -> dict[str, LayerConfiguration]:
     """Return the layer configurations of layers whose name matches a pattern; the first counts.
 
@@ -145,17 +151,50 @@ def pinned_layers(
         names = [layer.name for layer in layers if fnmatch.fnmatchcase(layer.name, pattern)]
         if not names:
             raise InputError(
-                f"{field}: {pattern!r} matches none of the {len(layers)} layers; their names are"
-                f" like {[layer.name for layer in layers[:3]]}"
+                f"space.fixed: {pattern!r} matches none of the {len(layers)} layers; their names"
+                f" are like {[layer.name for layer in layers[:3]]}"
             )
         values = lone | dict(given)
         try:
             choices.index(values)
         except InputError as error:
-            raise InputError(f"{field}: {pattern!r}: {error}") from error
+            raise InputError(f"space.fixed: {pattern!r}: {error}") from error
         one = LayerConfiguration({name: values[name] for name in choices.names})
         pinned = dict.fromkeys(names, one) | pinned
     return pinned
+
+
+def _require_use(
+    quantizer: Quantizer,
+    layers: Sequence[LayerSpec],
+    shape_choices: Mapping[tuple[int, int], Sequence[int]],
+) -> None:
+    """Refuse layers that take no layer configuration, and layer configurations of no layer."""
+    every = quantizer.choices().layer_configurations
+    without = [layer for layer in layers if not shape_choices[layer.shape]]
+    if without:
+        names = ", ".join(f"{layer.name} {layer.shape}" for layer in without[:5])
+        more = f" and {len(without) - 5} more" if len(without) > 5 else ""
+        raise InputError(
+            f"quantizer {quantizer.name!r} has no layer configuration for layers of these shapes"
+            f" (output × input features): {names}{more}; it has {_listed(every)}"
+        )
+    used = {place for shape in shape_choices.values() for place in shape}
+    if unused := [one for place, one in enumerate(every) if place not in used]:
+        features = sorted({layer.shape[1] for layer in layers})
+        raise InputError(
+            f"quantizer {quantizer.name!r}: no layer of this model takes {_listed(unused)};"
+            f" leave them out (the layers have {features} input features)"
+        )
+
+
+def readable_choice(configuration: LayerConfiguration) -> str:
+    """Return a layer configuration as words, such as ``bits 4 group_size 64``."""
+    return " ".join(f"{knob} {value}" for knob, value in configuration.items())
+
+
+def _listed(configurations: Sequence[LayerConfiguration]) -> str:
+    return ", ".join(map(readable_choice, configurations))
 
 
 def _require_objective(spec: StudySpec, task: Task, source: str) -> None:

@@ -96,6 +96,20 @@ class SupportsShapeBits(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsShapeChoices(Protocol):
+    """Optional for quantizers. With it, not every layer can take every layer configuration.
+
+    Such as where rows must be whole blocks. A study gives a layer those alone that its shape takes;
+    a quantizer still quantizes other weights, in some way of its own, since errors are measured by
+    layer configuration, for all layers at once.
+    """
+
+    def takes(self, shape: tuple[int, int], configuration: LayerConfiguration) -> bool:
+        """Return whether a layer (output × input features) can have a layer configuration."""
+        ...
+
+
 def storage_bits_of(
     quantizer: Quantizer, shape: tuple[int, int], configuration: LayerConfiguration
 ) -> float:

@@ -41,7 +41,7 @@ def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Intege
 
     The greedy allocation where it is within the gap of the optimum, else that of a mixed-integer
     linear program, over the choices that a better allocation can hold. Scores (groups × choices)
-    are finite.
+    are finite; those of choices that a group cannot take do not matter.
     """
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected or not np.isfinite(scores).all():
@@ -49,8 +49,9 @@ def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Intege
     least = space.average_bits_range[0]
     if not budget >= least:
         raise InputError(f"budget {budget:g} is below the least average bits, {least:.6g}")
+    scores = np.where(space.possible, scores, np.inf)
     upgrades = _upgrades(space, scores)
-    fewest = space.group_bits.argmin(axis=1)
+    fewest = np.where(space.possible, space.group_bits, np.inf).argmin(axis=1)
     greedy = fewest if budget < upgrades.least else upgrades.allocate(budget)
     options = _options(space, scores, budget, greedy, upgrades.price(budget))
     if options is None:
@@ -91,7 +92,7 @@ def relaxed_allocations(
     expected = (len(space.groups), space.choices.size)
     if scores.shape != expected or np.isnan(scores).any() or not np.isfinite(scores).any(1).all():
         raise InputError(f"scores must have shape {expected} and a finite value for each group")
-    upgrades = _upgrades(space, scores)
+    upgrades = _upgrades(space, np.where(space.possible, scores, np.inf))
     rows = [upgrades.allocate(budget) for budget in budgets if budget >= upgrades.least]
     return np.array(rows, dtype=np.int64).reshape(-1, len(space.groups))
 
@@ -206,7 +207,9 @@ def _solve(
     columns = np.arange(sum(sizes))
     groups = np.repeat(np.arange(len(options)), sizes)
     choices = np.concatenate(options)
-    scale = max(float(np.ptp(scores, axis=1).sum()), 1e-300)
+    finite = np.isfinite(scores)
+    greatest = scores.max(axis=1, where=finite, initial=-np.inf)
+    scale = max(float((greatest - scores.min(axis=1)).sum()), 1e-300)
     one_each = csr_array((np.ones(len(columns)), (groups, columns)))
     bits = _ROW_SCALE * (space.group_share[groups] * space.group_bits[groups, choices])[None, :]
     result = milp(

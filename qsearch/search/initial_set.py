@@ -82,7 +82,7 @@ def require_budgets(
     space: ConfigurationSpace, initial: InitialSpec, bits: tuple[float, float]
 ) -> None:
     """Check, without quantization errors, that every budget of a named first set can be met."""
-    inside = space.bits_table[(space.bits_table >= bits[0]) & (space.bits_table <= bits[1])]
+    inside = space.bits_table[_alike(space, bits)]
     for budget in initial.uniform:
         if not (inside <= budget).any():
             raise _nothing_fits("uniform", budget, bits)
@@ -108,10 +108,16 @@ def _uniform_ladder(
     searched = list(space.searched)
     parameters = np.array([space.layers[one].parameters for one in searched], dtype=np.float64)
     mean_error = np.average(quantization_error[searched], axis=0, weights=parameters)
-    inside = np.flatnonzero((space.bits_table >= bits[0]) & (space.bits_table <= bits[1]))
+    inside = _alike(space, bits)
     points = np.column_stack([mean_error, space.bits_table])[inside]
     best = inside[non_dominated(points)]
     return best[np.argsort(space.bits_table[best], kind="stable")]
+
+
+def _alike(space: ConfigurationSpace, bits: tuple[float, float]) -> Integers:
+    """Return the choices that all layers can take, with average bits inside the interval."""
+    inside = (space.bits_table >= bits[0]) & (space.bits_table <= bits[1])
+    return np.flatnonzero(inside & space.possible.all(axis=0))
 
 
 def _levels(space: ConfigurationSpace, ladder: Integers, most: int) -> list[int]:

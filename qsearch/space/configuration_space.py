@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
-from qsearch._arrays import Floats, Integers
+from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.errors import InputError
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec, TiedGroup, tied_groups
@@ -28,7 +27,8 @@ class ConfigurationSpace:
     """All configurations of a model under a quantizer.
 
     ``storage_bits`` are bits per weight by choice index, and ``fused_roles`` sets of roles that are
-    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead. Layers
+    tied within a block. Layers of the shapes in ``shape_bits`` have the bits there instead, and
+    those of the shapes in ``shape_choices`` take the choices there alone, by rising index. Layers
     whose names are in ``pinned`` have the layer configuration there, and count in average bits.
     """
 
@@ -37,6 +37,9 @@ class ConfigurationSpace:
     storage_bits: tuple[float, ...]
     fused_roles: tuple[tuple[str, ...], ...] = ()
     shape_bits: Mapping[tuple[int, int], tuple[float, ...]] = field(
+        default_factory=dict, hash=False
+    )
+    shape_choices: Mapping[tuple[int, int], tuple[int, ...]] = field(
         default_factory=dict, hash=False
     )
     pinned: Mapping[str, LayerConfiguration] = field(default_factory=dict, hash=False)
@@ -50,18 +53,30 @@ class ConfigurationSpace:
                     f"got storage bits of {len(bits)} layer configurations;"
                     f" the quantizer has {self.choices.size}"
                 )
-        if unknown := sorted(set(self.pinned) - {layer.name for layer in self.layers}):
-            raise InputError(f"no layer is called {unknown[0]!r}, which is to be pinned")
-        for one in self.pinned.values():
-            self.choices.index(one)
+        self._require_pinned()
+        for group, possible in zip(self.groups, self.possible, strict=True):
+            if not possible.any():
+                names = [self.layers[member].name for member in group.members]
+                raise InputError(f"no layer configuration is one that all of {names} can take")
+
+    def _require_pinned(self) -> None:
+        layers = {layer.name: layer for layer in self.layers}
+        for name, one in self.pinned.items():
+            if name not in layers:
+                raise InputError(f"space.fixed: no layer is called {name!r}")
+            allowed = self.shape_choices.get(layers[name].shape)
+            choice = self.choices.index(one)
+            if allowed is not None and choice not in allowed:
+                raise InputError(f"space.fixed: {name!r} cannot take {one!r}")
         for group in self._all_groups:
             members = [self.layers[member].name for member in group.members]
             if len({self.pinned.get(name) for name in members}) > 1:
                 raise InputError(
-                    f"tied layers must be pinned together, and alike: {', '.join(members)}"
+                    "space.fixed: tied layers must be pinned together, and alike:"
+                    f" {', '.join(members)}"
                 )
         if not self.groups:
-            raise InputError("every layer is pinned, which leaves nothing to search")
+            raise InputError("space.fixed: every layer is pinned, which leaves nothing to search")
 
     @cached_property
     def _all_groups(self) -> tuple[TiedGroup, ...]:
@@ -134,6 +149,17 @@ class ConfigurationSpace:
         return np.array(self.storage_bits, dtype=np.float64)
 
     @cached_property
+    def possible(self) -> Booleans:
+        """Which choices a group can take: those of all of its layers (groups × choices)."""
+        possible = np.ones((len(self.groups), self.choices.size), dtype=bool)
+        for row, group in zip(possible, self.groups, strict=True):
+            for member in group.members:
+                allowed = self.shape_choices.get(self.layers[member].shape)
+                if allowed is not None:
+                    row &= np.isin(np.arange(len(row)), allowed)
+        return possible
+
+    @cached_property
     def bits_table(self) -> Floats:
         """Average bits with all searched layers alike, by choice index (choices)."""
         return self._average(_mean(self.group_bits, self.group_parameters.astype(np.float64)))
@@ -179,6 +205,7 @@ class ConfigurationSpace:
                 raise InputError(
                     f"layer {name!r} is pinned to {dict(own)}, not {dict(configuration[name])}"
                 )
+        self._require(index)
         return index
 
     def decode(self, index: Integers) -> Configuration:
@@ -202,6 +229,13 @@ class ConfigurationSpace:
             raise InputError(f"expected {len(self.groups)} choice indices, got shape {index.shape}")
         if index.min() < 0 or index.max() >= self.choices.size:
             raise InputError(f"choice indices must be in [0, {self.choices.size})")
+        wrong = np.flatnonzero(~self.possible[np.arange(len(index)), index])
+        if len(wrong):
+            group = self.groups[wrong[0]]
+            names = [self.layers[member].name for member in group.members]
+            raise InputError(
+                f"{names} cannot take {self.choices.layer_configurations[index[wrong[0]]]!r}"
+            )
 
     def average_bits(self, index: Integers) -> Floats:
         """Return average storage bits per quantized weight (…) of choice indices (… × groups).
@@ -219,42 +253,47 @@ class ConfigurationSpace:
     def average_bits_range(self) -> tuple[float, float]:
         """Least and greatest average bits."""
         parameters = self.group_parameters.astype(np.float64)
-        least, greatest = (
-            float(self._average(_mean(row, parameters)))
-            for row in (self.group_bits.min(axis=1), self.group_bits.max(axis=1))
-        )
-        return least, greatest
+        least = self.group_bits.min(axis=1, where=self.possible, initial=np.inf)
+        greatest = self.group_bits.max(axis=1, where=self.possible, initial=-np.inf)
+        ends = (float(self._average(_mean(row, parameters))) for row in (least, greatest))
+        return next(ends), next(ends)
 
     @cached_property
-    def neighbour_choices(self) -> tuple[Integers, ...]:
-        """For each choice index, the indices one step away in one knob, in range."""
-        table = []
-        for index in range(self.choices.size):
-            code = self.to_code(np.array(index))
-            steps = [
-                index + sign * int(self._strides[knob])
-                for knob in range(len(self.sizes))
-                for sign in (-1, 1)
-                if 0 <= code[knob] + sign < self.sizes[knob]
-            ]
-            table.append(np.array(steps, dtype=np.int64))
-        return tuple(table)
+    def neighbour_choices(self) -> tuple[tuple[Integers, ...], ...]:
+        """For each group and choice index, the nearest choices in either direction of one knob.
+
+        They are one step away, or more where the group cannot take what is between.
+        """
+        tables: dict[bytes, tuple[Integers, ...]] = {}
+        for possible in self.possible:
+            if possible.tobytes() not in tables:
+                steps = (self._steps(index, possible) for index in range(self.choices.size))
+                tables[possible.tobytes()] = tuple(steps)
+        return tuple(tables[possible.tobytes()] for possible in self.possible)
+
+    def _steps(self, index: int, possible: Booleans) -> Integers:
+        code, steps = self.to_code(np.array(index)).tolist(), []
+        for place, size, stride in zip(code, self.sizes, self._strides, strict=True):
+            below = range(place - 1, -1, -1)
+            for positions in (below, range(place + 1, size)):
+                ahead = (index + int(stride) * (position - place) for position in positions)
+                steps += [choice for choice in ahead if possible[choice]][:1]
+        return np.array(steps, dtype=np.int64)
 
     def neighbours(self, index: Integers) -> tuple[Integers, Integers]:
-        """Return every in-range step of one knob of one group of a configuration (groups).
+        """Return every step of one knob of one group of a configuration (groups).
 
         The group that each step moves (steps), and its new choice index (steps).
         """
-        options = [self.neighbour_choices[choice] for choice in index.tolist()]
+        table = self.neighbour_choices
+        options = [own[choice] for own, choice in zip(table, index.tolist(), strict=True)]
         groups = np.repeat(np.arange(len(options)), [len(option) for option in options])
         return groups, np.concatenate(options)
 
-    def within(self, index: Integers, bits: tuple[float, float]) -> npt.NDArray[np.bool_]:
+    def within(self, index: Integers, bits: tuple[float, float]) -> Booleans:
         """Return whether choice indices (… × groups) have average bits in an interval (…)."""
         average = self.average_bits(index)
-        inside: npt.NDArray[np.bool_] = (average >= bits[0] - _ROUNDING) & (
-            average <= bits[1] + _ROUNDING
-        )
+        inside: Booleans = (average >= bits[0] - _ROUNDING) & (average <= bits[1] + _ROUNDING)
         return inside
 
 

@@ -51,13 +51,15 @@ def sample_configurations(
 class _Sampler:
     """Draws configurations near a target.
 
-    Groups of one kind have the same bits (kinds × choices), and so the same distribution.
+    Groups of one kind have the same bits (kinds × choices) and take the same choices, so that they
+    have one distribution.
     """
 
     def __init__(self, space: ConfigurationSpace, generator: np.random.Generator) -> None:
         self._generator = generator
         self._bits, self._share = space.group_bits, space.group_share
-        self._kinds, kind = np.unique(self._bits, axis=0, return_inverse=True)
+        of_group = np.where(space.possible, self._bits, np.inf)
+        self._kinds, kind = np.unique(of_group, axis=0, return_inverse=True)
         self._kind = kind.reshape(-1)
         weights = np.bincount(self._kind, weights=space.group_parameters)
         self._kind_share = weights / weights.sum()
@@ -100,12 +102,14 @@ def _maximum_entropy(bits: Floats, share: Floats, target: float) -> Floats:
 
     One for each kind of group (kinds × choices), which has a share (kinds) of all weights. They are
     proportional to exp(tilt · bits), with one tilt for all kinds, which is found by bisection.
+    Bits of +∞ are of choices that a kind cannot take.
     """
-    centred = bits - target
+    possible = np.isfinite(bits)
+    centred = np.where(possible, bits - target, 0.0)
     low, high = -1.0, 1.0
 
     def weights(tilt: float) -> Floats:
-        exponent = tilt * centred
+        exponent = np.where(possible, tilt * centred, -np.inf)
         result: Floats = np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return result
 

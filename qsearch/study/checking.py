@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
 
 import numpy as np
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDataCheck
-from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.plugins.components import StudyComponents, build_components, readable_choice
 from qsearch.plugins.quantizer_capabilities import (
     SupportsInstallCheck,
     needs_inputs,
     quantize_weight,
 )
 from qsearch.space.configuration_space import ConfigurationSpace
+from qsearch.space.layers import LayerSpec
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec
@@ -64,7 +66,7 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         (
             "space",
             f"{space.variables} variables in {len(space.groups)} groups,"
-            f" 10^{len(space.groups) * math.log10(space.choices.size):.0f} configurations,"
+            f" 10^{np.log10(space.possible.sum(axis=1)).sum():.0f} configurations,"
             f" {least:.4g} to {greatest:.4g} average bits" + _pinned(space),
         ),
         ("rounds", f"{rounds}, about {evaluations} evaluations"),
@@ -74,7 +76,8 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
         lines.append(("time", f"about {duration} on this machine's CPU (rough estimate)"))
-    lines += [("note", note) for note in (*terms(components), *needs.notes)]
+    notes = (*_restrictions(space), *terms(components), *needs.notes)
+    lines += [("note", note) for note in notes]
     return lines + [("warning", text) for text in warnings]
 
 
@@ -88,6 +91,24 @@ def _pinned(space: ConfigurationSpace) -> str:
         f" {share / space.parameters:.0%} of the weights and {space.pinned_bits:.4g} of the"
         " average bits"
     )
+
+
+def _restrictions(space: ConfigurationSpace) -> Iterator[str]:
+    """Say which layers cannot take every layer configuration, by those that they take."""
+    every = space.choices.layer_configurations
+    members: dict[tuple[int, ...], list[LayerSpec]] = {}
+    for group, possible in zip(space.groups, space.possible, strict=True):
+        if not possible.all():
+            taken = tuple(np.flatnonzero(possible).tolist())
+            members.setdefault(taken, []).extend(space.layers[each] for each in group.members)
+    for taken, layers in members.items():
+        roles = ", ".join(dict.fromkeys(layer.role for layer in layers))
+        features = ", ".join(map(str, sorted({layer.shape[1] for layer in layers})))
+        choices = ", ".join(readable_choice(every[place]) for place in taken)
+        yield (
+            f"{len(layers)} of {len(space.layers)} layers (roles {roles}; {features} input"
+            f" features) take only {choices}"
+        )
 
 
 def _try_quantizer(components: StudyComponents) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,7 @@ def test_a_node_without_scores_or_data_says_what_it_needs() -> None:
 def test_space_of_any_knobs_is_saved(with_scores: bool) -> None:
     """Storage keeps shapes, ties, text values and scores as they were."""
     space = make_space(1, fused=True, shaped=True)
+    space = replace(space, shape_choices={(384, 1536): (0, 2)})
     scores = error_scores(space, errors_of(space)) if with_scores else None
     bundle = registry_bundle()
     node = QsearchNode(space, (2, 7), 3, 12, scores=scores)

@@ -186,6 +186,49 @@ def test_check_reports_layers_space_memory_and_time() -> None:
     assert dict(limited)["rounds"] == "2, about 10 evaluations"
 
 
+OUTPUT = (64, 256)
+"""The shape of the layers of one role."""
+
+
+def taking(monkeypatch: pytest.MonkeyPatch, takes: Any) -> None:
+    """Have the fake quantizer say which layers take which layer configuration."""
+    monkeypatch.setattr(load_plugin("quantizers", "fake"), "takes", takes, raising=False)
+
+
+def test_check_says_which_layers_cannot_take_every_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    taking(monkeypatch, lambda _, shape, one: shape != OUTPUT or one["bits"] == 8)
+    lines = check_study(study_spec(), "my.yaml")
+    assert [text for what, text in lines if what == "note"] == [
+        "2 of 8 layers (roles output; 256 input features) take only bits 8 group_size 32 scheme"
+        " symmetric, bits 8 group_size 64 scheme symmetric",
+        "needs nothing",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("takes", "said"),
+    [
+        (
+            lambda _, shape, one: shape != OUTPUT,
+            "my.yaml: quantizer 'fake' has no layer configuration for layers of these shapes"
+            " (output × input features): block.0.output (64, 256), block.1.output (64, 256); it has"
+            " bits 2 group_size 32 scheme symmetric, ",
+        ),
+        (
+            lambda _, shape, one: one["bits"] != 3,
+            "my.yaml: quantizer 'fake': no layer of this model takes bits 3 group_size 32 scheme"
+            " symmetric, bits 3 group_size 64 scheme symmetric; leave them out (the layers have"
+            " [64, 256] input features)",
+        ),
+    ],
+)
+def test_what_no_layer_can_have_is_refused(
+    monkeypatch: pytest.MonkeyPatch, takes: Any, said: str
+) -> None:
+    taking(monkeypatch, takes)
+    assert refusal().startswith(said)
+
+
 def test_check_counts_the_memory_that_each_configuration_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -50,6 +51,14 @@ def test_a_third_is_uniform_a_third_allocated_and_the_rest_random() -> None:
     assert 6 <= methods.count("allocated") <= 8
     for method, index in chosen:
         assert (len(set(index.tolist())) == 1) == (method == "uniform")
+
+
+def test_uniform_ones_are_of_what_all_layers_take() -> None:
+    space = replace(SPACE, shape_choices={(384, 1536): (0, 1, 4)})
+    chosen = first_set(24, space=space)
+    assert {int(one[0]) for method, one in chosen if method == "uniform"} <= {0, 1, 4}
+    places = np.arange(len(space.groups))
+    assert all(space.possible[places, index].all() for _, index in chosen)
 
 
 @pytest.mark.parametrize(("count", "levels"), [(24, [2, 3, 4]), (4, [2, 4])])

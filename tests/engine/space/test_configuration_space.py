@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from functools import cache
 
@@ -141,3 +142,52 @@ def test_tied_layers_of_unlike_shapes_share_the_mean_of_their_bits() -> None:
     bits = {gate.shape: (2.0,) * INTEGER.size, down.shape: (4.0,) * INTEGER.size}
     space = ConfigurationSpace((gate, down), INTEGER, bits_of(INTEGER), (("gate", "down"),), bits)
     assert space.group_bits.tolist() == [[3.0] * INTEGER.size]
+
+
+# Layers that cannot take every choice
+
+SOME = (0, 1, 6, 7)
+"""The choices of 2 and of 8 bits."""
+
+
+def restricted(**choices: tuple[int, ...]) -> ConfigurationSpace:
+    """A space of integers, in which layers of some roles take some choices alone."""
+    shapes = {layer.shape: choices[layer.role] for layer in make_layers(1) if layer.role in choices}
+    return replace(make_space(1, INTEGER), shape_choices=shapes)
+
+
+def test_a_configuration_gives_each_layer_what_it_takes() -> None:
+    space = restricted(down=SOME)
+    index = np.full(len(space.groups), 3)
+    for refused in (space.decode, lambda _: space.encode(make_space(1, INTEGER).decode(index))):
+        with pytest.raises(InputError, match=r"\['layers.0.down'\] cannot take .*bits=3"):
+            refused(index)
+    index[-1] = 7
+    assert (space.encode(space.decode(index)) == index).all()
+
+
+def test_steps_pass_over_what_a_layer_cannot_take() -> None:
+    space = restricted(down=SOME)
+    last = len(space.groups) - 1
+    groups, choices = space.neighbours(np.full(len(space.groups), 6))
+    # From 8 bits in groups of 32: 2 bits are next, and groups of 64; others go to 4 bits.
+    assert choices[groups == last].tolist() == [0, 7]
+    assert choices[groups == 0].tolist() == [4, 7]
+    groups, choices = space.neighbours(np.zeros(len(space.groups), dtype=np.int64))
+    assert choices[groups == last].tolist() == [6, 1]
+
+
+def test_average_bits_lie_between_those_of_what_layers_take() -> None:
+    space, free = restricted(down=(2, 3)), make_space(1, INTEGER)
+    for end, of_down, bits in zip((0, 1), (3.25, 3.5), (2.25, 8.5), strict=True):
+        share = space.group_share[-1]
+        assert space.average_bits_range[end] == share * of_down + (1 - share) * bits
+        assert free.average_bits_range[end] == bits
+
+
+def test_tied_layers_take_what_all_of_them_take() -> None:
+    space = replace(restricted(gate=(0, 1, 2), down=(1, 2, 3)), fused_roles=(("gate", "down"),))
+    tied = next(row for row in space.possible if not row.all() and row[1])
+    assert np.flatnonzero(tied).tolist() == [1, 2]
+    with pytest.raises(InputError, match=r"\['layers.0.gate', 'layers.0.down'\]"):
+        replace(restricted(gate=(0,), down=(1,)), fused_roles=(("gate", "down"),))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ SPACE = ConfigurationSpace(
     LAYERS, INTEGER, bits_of(INTEGER), pinned={LAYERS[1].name: EIGHT, LAYERS[0].name: THREE}
 )
 SHAPED = ConfigurationSpace(
-    LAYERS, INTEGER, bits_of(INTEGER), (), shape_bits_of(INTEGER), {LAYERS[2].name: EIGHT}
+    LAYERS, INTEGER, bits_of(INTEGER), (), shape_bits_of(INTEGER), pinned={LAYERS[2].name: EIGHT}
 )
 EACH_SPACE = st.sampled_from([SPACE, SHAPED])
 SEEDS = st.integers(0, 10**6)
@@ -67,6 +68,13 @@ def test_another_layer_configuration_of_a_pinned_layer_is_not_of_the_space() -> 
     other = dict(SPACE.decode(draw(SPACE, 0))) | {LAYERS[1].name: THREE}
     with pytest.raises(InputError, match=r"'layers\.0\.\w+' is pinned to .* 8, .*, not .*: 3"):
         SPACE.encode(other)
+
+
+def test_a_layer_is_pinned_to_what_its_shape_takes() -> None:
+    taken = {LAYERS[1].shape: (INTEGER.index(EIGHT), 0)}
+    assert replace(SPACE, shape_choices=taken).pinned == SPACE.pinned
+    with pytest.raises(InputError, match=r"space\.fixed: 'layers\.0\.\w+' cannot take .*bits=8"):
+        replace(SPACE, shape_choices={LAYERS[1].shape: (0, 1)})
 
 
 @settings(max_examples=20)

@@ -72,6 +72,16 @@ def test_bits_that_are_the_same_for_each_shape_change_no_draw() -> None:
     assert (sampled(same, 5, (3, 5)) == sampled(SPACE, 5, (3, 5))).all()
 
 
+def test_layers_get_what_they_take_up_to_both_ends() -> None:
+    space = replace(make_space(1, INTEGER), shape_choices={(384, 1536): (0, 5)})
+    least, greatest = space.average_bits_range
+    drawn = sampled(space, 40, (least, greatest))
+    assert space.possible[np.arange(len(space.groups)), drawn].all()
+    assert set(drawn[:, -1].tolist()) == {0, 5}
+    assert space.average_bits(sampled(space, 1, (0, least))) == pytest.approx(least)
+    assert space.average_bits(sampled(space, 1, (greatest, 99))) == pytest.approx(greatest)
+
+
 def test_configurations_reach_both_ends_of_the_space() -> None:
     least, greatest = SPACE.average_bits_range
     assert SPACE.average_bits(sampled(SPACE, 1, (0, least))) == pytest.approx(least)
