@@ -44,6 +44,14 @@ def run(
         list[str] | None,
         typer.Option(help="Log to tensorboard, mlflow or another plugin.", metavar="NAME"),
     ] = None,
+    from_recipe: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A recipe of another tool, whose configuration joins the first set; as"
+            " search.recipes.",
+            metavar="FILE",
+        ),
+    ] = None,
     set_: Assignments = None,
 ) -> None:
     """Run a study, or resume it where it stopped."""
@@ -51,9 +59,10 @@ def run(
     from qsearch.monitoring.events import all_of
     from qsearch.monitoring.loggers import loggers
     from qsearch.monitoring.tracker import StudyTracker
+    from qsearch.spec.study_spec import with_recipes
     from qsearch.storage.directory import load_study_file
 
-    spec = load_study_file(study, set_ or ())
+    spec = with_recipes(load_study_file(study, set_ or ()), from_recipe or ())
     console = SafeConsole()
     try:
         with (

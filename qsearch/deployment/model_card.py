@@ -18,6 +18,12 @@ MEASURED = "the quantized weights with their adapter"
 """What a study evaluates; some formats hold a part of it alone."""
 
 
+_ROUNDED = (
+    "They were measured before what is not quantized was rounded to the types of these files."
+)
+_BY_ANOTHER = "The weights that another tool makes by this recipe are rounded by that tool."
+
+
 def export_facts(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
     """Return what is known of an exported row of ``trials.parquet``."""
     inputs = record.sessions[-1].inputs if record.sessions else Inputs()
@@ -45,10 +51,11 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
     card = folder / CARD
     if not card.is_file():
         return
+    nbytes = facts["weight_file_bytes"]  # None of a recipe.
     rows = {"original weights": facts["source_precision"]} if facts["source_precision"] else {}
     rows |= {
         "average bits of the quantized weights": f"{facts['average_bits']:.4f}",
-        "weight files": f"{facts['weight_file_bytes'] / 1e6:.1f} MB",
+        **({"weight files": f"{nbytes / 1e6:.1f} MB"} if nbytes else {}),
         "validation loss": with_error(facts["loss"], facts["standard_error"]) + " nats",
     }
     for name, metric in facts["metrics"].items():
@@ -64,8 +71,7 @@ def add_values(folder: Path, facts: Mapping[str, Any]) -> None:
         "",
         f"Trial {facts['trial']}, round {facts['round']} of the study {as_code(facts['study'])};"
         " ± is a standard error, of the estimated loss a standard deviation."
-        f" Losses and metrics are those of {MEASURED}. They were measured before what is not"
-        " quantized was rounded to the types of these files.",
+        f" Losses and metrics are those of {MEASURED}. {_ROUNDED if nbytes else _BY_ANOTHER}",
         "",
         "| | |",
         "|---|---|",

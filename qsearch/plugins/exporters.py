@@ -146,7 +146,8 @@ class Exporter(Protocol):
     see :class:`~qsearch.plugins.capabilities.SupportsQuantizerCheck`."""
     weight_files: ClassVar[tuple[str, ...]]
     """Suffixes of the files that hold weights, such as ``.safetensors``: their bytes are compared
-    with budgets, and are in the model card.
+    with budgets, and are in the model card. None for a recipe, which is the configuration alone;
+    see :class:`~qsearch.plugins.recipes.SupportsRecipe`.
 
     Optional is ``adapter_bits``, a tuple: bits of adapters in codes that it can store, such as 8.
     """

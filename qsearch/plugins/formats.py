@@ -6,6 +6,7 @@ from typing import cast
 
 from qsearch.errors import InputError
 from qsearch.plugins.exporters import Exporter
+from qsearch.plugins.recipes import SupportsRecipe
 from qsearch.plugins.registry import installed_plugins, load_plugin
 
 
@@ -18,6 +19,19 @@ def installed_formats() -> tuple[tuple[str, str], ...]:
         except InputError as error:
             formats.append((plugin.name, str(error)))
     return tuple(formats)
+
+
+def recipe_formats() -> dict[str, SupportsRecipe]:
+    """Return the installed formats whose recipes a study can start from, by name."""
+    formats: dict[str, SupportsRecipe] = {}
+    for plugin in installed_plugins("exporters"):
+        try:
+            exporter = _exporter(plugin.name)
+        except InputError:
+            continue  # A broken package must not hide the others.
+        if isinstance(exporter, SupportsRecipe):
+            formats[plugin.name] = exporter
+    return formats
 
 
 def formats_with_adapter_bits(bits: int) -> tuple[str, ...]:

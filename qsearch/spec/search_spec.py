@@ -100,6 +100,8 @@ class SearchSpec(BaseModel):
     Args:
         initial: Configurations of the first set: how many, a third each uniform, allocated and
             random; or which.
+        recipes: Files whose configurations join the first set: recipes of other tools
+            (:class:`~qsearch.plugins.recipes.SupportsRecipe`), or a configuration as JSON.
         size: What the size of a configuration is in reports and messages: ``bytes`` of its weight
             files, or ``average_bits``. One is an affine function of the other.
         average_bits: Interval of average bits that is searched.
@@ -121,6 +123,7 @@ class SearchSpec(BaseModel):
 
     rounds: int = Field(strict=True, default=3, ge=1, le=_MAX)
     initial: _Initial = 24
+    recipes: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     candidates: int = Field(strict=True, default=12, ge=0, le=_MAX)
     segments: int = Field(strict=True, default=40, ge=1, le=_MAX)
     size: Literal["average_bits", "bytes"] = "average_bits"
@@ -148,7 +151,8 @@ class SearchSpec(BaseModel):
     @property
     def initial_count(self) -> int:
         """Most configurations of the first set."""
-        return self.initial if isinstance(self.initial, int) else self.initial.count
+        own = self.initial if isinstance(self.initial, int) else self.initial.count
+        return own + len(self.recipes)
 
     @field_validator("average_bits", "bytes")
     @classmethod

@@ -61,6 +61,13 @@ def load_spec(
     return validate(StudySpec, resolver.values(values, overrides), str(path))
 
 
+def with_recipes(spec: StudySpec, files: Sequence[Path]) -> StudySpec:
+    """Return a study that starts from further recipes; their paths become absolute."""
+    recipes = dict.fromkeys((*spec.search.recipes, *(str(path.absolute()) for path in files)))
+    search = spec.search.model_copy(update={"recipes": tuple(recipes)})
+    return spec.model_copy(update={"search": search})
+
+
 def dump_spec(spec: StudySpec) -> str:
     """Return the study as YAML that :func:`load_spec`, with ``resolved``, reads as equal."""
     return dump_yaml(spec.model_dump(mode="json"))

@@ -14,6 +14,7 @@ STUDY_FILE = "state/study.json"
 IDENTITY = "state/identity.json"
 SESSIONS = "state/sessions.json"
 CLOCK = "state/clock.json"
+RECIPES = "state/recipes.json"
 FOOTPRINT_FILE = "state/footprint.json"
 DATA_FACTS = "state/data_facts.safetensors"
 STATUS_FILE = "state/status.json"
@@ -114,6 +115,7 @@ _KINDS = (
     FileKind(CLOCK),
     FileKind(SESSIONS),
     FileKind(FOOTPRINT_FILE),
+    FileKind(RECIPES),
     FileKind(DATA_FACTS),
     FileKind("state/reference-(train|validation|test).safetensors", archived=False),
     FileKind(f"{EXAMPLES}/reference.safetensors"),

@@ -21,6 +21,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import MIN_EVALUATIONS, round_shares
 from qsearch.spec.study_spec import StudySpec
+from qsearch.study.recipes import recipe_rows, study_recipes
 from qsearch.study.warnings import source_precision, study_warnings, terms
 
 _TRIED_ROWS = 8
@@ -35,6 +36,8 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         components.task.require_data()
     warnings = study_warnings(components)
     _try_quantizer(components)
+    recipes = study_recipes(components)
+    rows = recipe_rows(components.space, recipes, spec.search.bits)
     space, search = components.space, spec.search
     needs = components.trainer.requirements()
     roles = sorted({layer.role for layer in space.layers})
@@ -68,6 +71,10 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
             f"{space.variables} variables in {len(space.groups)} groups,"
             f" 10^{np.log10(space.possible.sum(axis=1)).sum():.0f} configurations,"
             f" {least:.4g} to {greatest:.4g} average bits" + _pinned(space),
+        ),
+        *(
+            ("recipe", f"{recipe.file}, {float(space.average_bits(index)):.4g} average bits")
+            for recipe, (_, index) in zip(recipes.recipes, rows, strict=True)
         ),
         ("rounds", f"{rounds}, about {evaluations} evaluations"),
         ("memory", f"about {memory / 2**30:.1f} GiB"),

@@ -46,6 +46,7 @@ from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.storage.study_record import read_facts
 from qsearch.study.file_bytes import FileBytes, SearchSize
+from qsearch.study.recipes import Recipes, new_rows, recipe_rows
 from qsearch.study.results import save_record, study_table
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.warnings import source_precision, study_warnings, terms
@@ -125,6 +126,7 @@ def open_study(
     sessions: tuple[Session, ...],
     error: Floats,
     size: SearchSize,
+    recipes: Recipes,
     executor: Executor,
     emit: Emit,
 ) -> RunningStudy:
@@ -144,7 +146,7 @@ def open_study(
         *(directory, components, trials, node.searcher, rounds, sessions, error, size),
         *(executor, emit),
     )
-    _attach_first_set(study)
+    _attach_first_set(study, recipes)
     if (directory / RESTORED).exists():
         proposed = "random" if search.propose == "random" else SEARCH
         rebuild_trials(trials, directory, space, proposed)
@@ -196,7 +198,7 @@ def search_size(components: StudyComponents, directory: Path) -> SearchSize:
     return SearchSize(bits, of_files)
 
 
-def _attach_first_set(study: RunningStudy) -> None:
+def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:
     search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
     error, initial, bits = study.quantization_error, search.initial, study.size.bits
@@ -204,6 +206,8 @@ def _attach_first_set(study: RunningStudy) -> None:
         rows = named_configurations(space, error, initial, bits, generator)
     else:
         rows = initial_configurations(space, error, initial, bits, generator)
+    # After all others, whose draws do not depend on recipes.
+    rows = new_rows(rows, recipe_rows(space, recipes, bits))
     study.trials.attach(0, rows, is_initial=True)
 
 

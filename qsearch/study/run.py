@@ -39,6 +39,7 @@ from qsearch.study.opening import (
     record_session,
     search_size,
 )
+from qsearch.study.recipes import keep_recipes, recipe_rows, study_recipes
 from qsearch.study.results import save_record
 from qsearch.study.round import run_round
 from qsearch.study.running_study import RunningStudy
@@ -144,7 +145,10 @@ class StudySession:
         components, spec = self.components, self.components.spec
         if isinstance(spec.search.initial, InitialSpec) and spec.search.bits is not None:
             require_budgets(components.space, spec.search.initial, spec.search.bits)
+        recipes = study_recipes(components, directory)
+        recipe_rows(components.space, recipes, spec.search.bits)
         changed = claim_directory(spec, directory)
+        keep_recipes(directory, recipes)
         # A study that is refused writes nothing into the directory of another.
         observers = [event_log(directory / LOG), status_keeper(directory, spec.search)]
         self._send = all_of([*observers, *([self.observer] if self.observer else [])])
@@ -163,6 +167,7 @@ class StudySession:
             sessions = record_session(directory, components, self.emit)
         executor = held.enter_context(closing(open_executor(components, self.workers, directory)))
         size = search_size(components, directory)  # Before the directory is the study's.
+        recipe_rows(components.space, recipes, size.bits)
         error = quantization_error(components, directory, self.emit)
         database = open_database(directory, url, self.storage_wait, self.emit)
         held.enter_context(closing(database))
@@ -179,6 +184,7 @@ class StudySession:
             sessions,
             error,
             size,
+            recipes,
             executor,
             self.emit,
         )

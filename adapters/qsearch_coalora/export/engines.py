@@ -16,7 +16,8 @@ from qsearch_coalora.models.loading import skeleton
 def require_fused_alike(job: ExportJob, format: str) -> None:
     """Raise InputError unless layers which engines fuse into one matrix are quantized alike."""
     # Of all layers: one that the study leaves in float is unlike one that it quantizes.
-    layers = discover_layers(skeleton(job.module.config, job.model))
+    config = getattr(job.module, "config", None)
+    layers = discover_layers(skeleton(config, job.model)) if config else tuple(job.layers)
     chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}
     unlike = []
     for group in tied_groups(layers, FUSED_ROLES):

@@ -8,6 +8,9 @@ from pathlib import Path
 PICKLES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 """Names of files whose loading runs code that is in them."""
 
+WEIGHTS = PICKLES | {".safetensors", ".gguf", ".npz"}
+"""Names of files that hold weights, if not those alone."""
+
 
 def files_of(directory: Path) -> dict[str, bytes]:
     """Return what each file in a directory holds, by its path inside it."""

@@ -1,0 +1,56 @@
+"""The layers of a recipe: what a job quantizes and leaves in float, and what they are called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qsearch.plugins.exporters import ExportJob
+from qsearch.plugins.recipes import RecipeTarget
+from qsearch.space.layers import HEAD, LayerSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def float_weights(job: ExportJob) -> dict[str, Tensor]:
+    """Return the matrices that a job does not quantize, by module path, in the model's order."""
+    quantized = set(job.paths)
+    weights = {
+        name.removesuffix(".weight"): tensor
+        for name, tensor in job.state().items()
+        if name.endswith(".weight") and tensor.dim() == 2
+    }
+    return {path: tensor for path, tensor in weights.items() if path not in quantized}
+
+
+def float_linears(job: ExportJob) -> list[str]:
+    """Return the paths of linear layers inside blocks that a job leaves in float.
+
+    A path in a block has the block's number in it.
+    """
+    from torch import nn
+
+    return [
+        path
+        for path in float_weights(job)
+        if any(part.isdigit() for part in path.split("."))
+        and not isinstance(job.module.get_submodule(path), nn.Embedding)
+    ]
+
+
+def layer_paths(target: RecipeTarget) -> dict[str, tuple[str, ...]]:
+    """Return what recipes may call each layer: its path with a head around the model, and without.
+
+    The model is not loaded.
+    """
+    from qsearch_coalora.models.loading import load_config, skeleton
+
+    config, _ = load_config(target.model)
+    prefix = getattr(skeleton(config, target.model), "base_model_prefix", "")
+    return {layer.name: _paths(layer, prefix) for layer in target.layers}
+
+
+def _paths(layer: LayerSpec, prefix: str) -> tuple[str, ...]:
+    if not prefix or layer.role == HEAD:
+        return (layer.name,)
+    return f"{prefix}.{layer.name}", layer.name
