@@ -38,10 +38,10 @@ def write_model(folder: Path, hidden: int = 128, intermediate: int = 256) -> Non
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL).save_pretrained(folder)
     (folder / "text.txt").write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
-    _write_gguf(model, folder / GGUF_FILE)
+    write_gguf(model, folder / GGUF_FILE)
 
 
-def _write_gguf(model: LlamaForCausalLM, path: Path) -> None:
+def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
     """Write the model's tensors under GGUF's names, with what llama.cpp reads to quantize them.
 
     Rows of query and key are not in llama.cpp's order, and there is no tokenizer, so that it is not

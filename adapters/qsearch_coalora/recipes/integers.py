@@ -18,9 +18,9 @@ from qsearch_coalora.recipes.schemes import IntegerScheme, choices_by_scheme, in
 
 _SHOWN = 3
 
-_NO_ADAPTER = """
-The study evaluated the weights with its adapter next to them. A recipe holds no adapter, and this
-one was not made for weights that another tool rounds.
+NO_WEIGHTS = """
+A recipe holds no weights: what the study trained, an adapter or the weights themselves, is not in
+it.
 """
 
 
@@ -81,10 +81,7 @@ class IntegerRecipe:
         require_fused_alike(job, f"recipe:{self.name}")
         for name, text in self.files(layers, float_linears(job), job).items():
             (directory / name).write_text(text, encoding="utf-8")
-        adapter = _NO_ADAPTER if job.has_adapter else ""
-        write_card(
-            job, directory, self.card + "{adapter}", self.package, tool=self.tool, adapter=adapter
-        )
+        write_card(job, directory, self.card + NO_WEIGHTS, self.package, tool=self.tool)
 
     def weight_bytes(self, job: ExportJob) -> dict[str, int]:
         """Return nothing, since a recipe has no weights; check that the tool can express it."""

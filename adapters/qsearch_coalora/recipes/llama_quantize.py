@@ -20,6 +20,7 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
 from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
+from qsearch_coalora.recipes.integers import NO_WEIGHTS
 from qsearch_coalora.recipes.layers import float_weights, layer_paths
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import choices_by_scheme, ggml_type
@@ -44,12 +45,8 @@ llama-quantize --tensor-type-file tensor-types.txt model-f16.gguf model.gguf {ba
 ```
 
 `model-f16.gguf` is the model as llama.cpp's `convert_hf_to_gguf.py` writes it, or a GGUF file that
-is not quantized. `{base}` is for what the file does not name.{adapter}
+is not quantized. `{base}` is for what the file does not name.
 """
-
-_NO_ADAPTER = """
-
-The study evaluated the weights with its adapter next to them; a recipe holds no adapter."""
 
 
 class LlamaQuantizeRecipe:
@@ -74,17 +71,17 @@ class LlamaQuantizeRecipe:
         from qsearch_coalora.export.cards import write_card
 
         kinds = self._kinds(job)
-        names = _tensor_names(job.module.config, job.paths)
+        config = getattr(job.module, "config", None)
+        names = _tensor_names(config, job.paths)
         dtype = _FLOAT_TYPES[str(job.storage.dtype).removeprefix("torch.")]
         types = {names[path]: kind for path, kind in kinds.items()}
         others = list(float_weights(job))
-        for name in _tensor_names(job.module.config, others, required=False).values():
+        for name in _tensor_names(config, others, required=False).values():
             types.setdefault(name, dtype)
         lines = [f"^{re.escape(name)}\\.weight$={kind}\n" for name, kind in types.items()]
         (directory / FILE).write_text("".join(lines), encoding="utf-8")
         base = Counter(kinds.values()).most_common(1)[0][0]
-        adapter = _NO_ADAPTER if job.has_adapter else ""
-        write_card(job, directory, _CARD, "gguf", tool=TOOL, base=base, adapter=adapter)
+        write_card(job, directory, _CARD + NO_WEIGHTS, "gguf", tool=TOOL, base=base)
 
     def weight_bytes(self, job: ExportJob) -> dict[str, int]:
         """Return nothing, since a recipe has no weights; check that there are types."""
