@@ -167,8 +167,9 @@ def install(name: str) -> tuple[dict[str, str], str]:
         done.write_text(requirements)
     root = Path(__file__).parent.parent
     paths = os.pathsep.join([str(target), str(root)])
-    offline = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    return {**os.environ, **offline, "PYTHONPATH": paths}, ""
+    # GPTQModel has a pool of as many workers as PyTorch has threads, and needs two.
+    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "2"}
+    return {**os.environ, **own, "PYTHONPATH": paths}, ""
 
 
 def _run(

@@ -132,11 +132,10 @@ class IntegerRecipe:
 
     def read(self, recipe: RecipeText, target: RecipeTarget) -> dict[str, LayerConfiguration]:
         """Return the layer configurations of the layers that a recipe quantizes."""
-        paths, choices = layer_paths(target), {}
+        paths, choices = layer_paths(target, recipe.text), {}
         configuration = {}
         for layer in target.layers:
-            found = (self.scheme(recipe.values, path, layer) for path in paths[layer.name])
-            scheme = next((one for one in found if one is not None), None)
+            scheme = self.scheme(recipe.values, paths[layer.name], layer)
             if scheme is None:
                 continue
             if layer.shape not in choices:

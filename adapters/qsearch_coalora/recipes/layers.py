@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeTarget
-from qsearch.space.layers import HEAD, LayerSpec
+from qsearch.space.layers import HEAD
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,19 +38,20 @@ def float_linears(job: ExportJob) -> list[str]:
     ]
 
 
-def layer_paths(target: RecipeTarget) -> dict[str, tuple[str, ...]]:
-    """Return what recipes may call each layer: its path with a head around the model, and without.
+def layer_paths(target: RecipeTarget, text: str) -> dict[str, str]:
+    """Return what a recipe calls each layer: its path with a head around the model, or without.
 
-    The model is not loaded.
+    Without, where the recipe names layers so. The model is not loaded.
     """
     from qsearch_coalora.models.loading import load_config, skeleton
 
     config, _ = load_config(target.model)
     prefix = getattr(skeleton(config, target.model), "base_model_prefix", "")
-    return {layer.name: _paths(layer, prefix) for layer in target.layers}
-
-
-def _paths(layer: LayerSpec, prefix: str) -> tuple[str, ...]:
-    if not prefix or layer.role == HEAD:
-        return (layer.name,)
-    return f"{prefix}.{layer.name}", layer.name
+    plain = text.replace("\\", "")  # Of regular expressions.
+    is_headless = f"{prefix}." not in plain and any(one.name in plain for one in target.layers)
+    if not prefix or is_headless:
+        return {layer.name: layer.name for layer in target.layers}
+    return {
+        layer.name: layer.name if layer.role == HEAD else f"{prefix}.{layer.name}"
+        for layer in target.layers
+    }

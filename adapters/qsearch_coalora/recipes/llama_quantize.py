@@ -117,7 +117,7 @@ class LlamaQuantizeRecipe:
         from qsearch_coalora.models.loading import load_config
 
         rules = [item.split("=", 1) for item in recipe.text.split()]
-        paths = {name: own[0] for name, own in layer_paths(target).items()}
+        paths = layer_paths(target, "")
         tensors = _tensor_names(load_config(target.model)[0], list(paths.values()))
         configuration = {}
         for layer in target.layers:

@@ -196,8 +196,8 @@ def test_a_quantizer_that_no_tool_has_is_refused_with_its_fields(tool: str) -> N
             "auto-round",
             {"bits": (8,), "scheme": "asymmetric", "group_size": (32, 64)},
             "auto-round 0.16.1 cannot express this configuration:"
-            " model.layers.0.self_attn.q_proj: bits 8 with zero points, of which it has 2, 3 or 4;"
-            " model.layers.0.self_attn.k_proj: bits 8 with zero points, of which it has 2, 3 or 4;",
+            " model.layers.0.self_attn.q_proj: bits 8 with zero points, of which it has those of"
+            " bits 2, 3 or 4; model.layers.0.self_attn.k_proj: bits 8 with zero points, of which it has",
         ),
         (
             "modelopt",
@@ -213,7 +213,7 @@ def test_a_quantizer_that_no_tool_has_is_refused_with_its_fields(tool: str) -> N
         (
             "llama-quantize",
             {"bits": (4, 3)},
-            "ggml has no type of as many bits for model.layers.0.self_attn.o_proj: {'bits': 3,",
+            "ggml has no type of as many bits for model.layers.0.self_attn.q_proj: {'bits': 3,",
         ),
         (
             "gptqmodel",
@@ -341,6 +341,17 @@ def test_patterns_presets_and_defaults_are_read(make_job: MakeJob, tool: str, te
         **{f"layers.0.self_attn.{name}": four for name in attention},
         **{f"layers.0.mlp.{name}": eight for name in ("gate_proj", "up_proj")},
     }
+
+
+@pytest.mark.parametrize("prefix", ["", "model."])
+def test_layers_are_called_with_a_head_around_the_model_or_without(
+    make_job: MakeJob, prefix: str
+) -> None:
+    job = make_job(patterns=("*0.mlp.*",))
+    rules = {rf"-:^{prefix}layers\.0\.mlp\.down_proj$": {}}
+    text = json.dumps({"bits": 4, "group_size": 32, "dynamic": rules})
+    names = [f"layers.0.mlp.{name}" for name in ("gate_proj", "up_proj")]
+    assert list(read("gptqmodel", text, job)) == names
 
 
 def test_the_first_pattern_of_tensor_types_counts(make_job: MakeJob) -> None:
