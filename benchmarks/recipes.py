@@ -167,8 +167,11 @@ def install(name: str) -> tuple[dict[str, str], str]:
         done.write_text(requirements)
     root = Path(__file__).parent.parent
     paths = os.pathsep.join([str(target), str(root)])
-    # GPTQModel has a pool of as many workers as PyTorch has threads, and needs two.
-    own = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "2"}
+    own = {
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "GPTQMODEL_CPU_WORKERS": "2",  # It needs two, and takes half of the cores.
+    }
     return {**os.environ, **own, "PYTHONPATH": paths}, ""
 
 

@@ -197,7 +197,7 @@ def test_a_quantizer_that_no_tool_has_is_refused_with_its_fields(tool: str) -> N
             {"bits": (8,), "scheme": "asymmetric", "group_size": (32, 64)},
             "auto-round 0.16.1 cannot express this configuration:"
             " model.layers.0.self_attn.q_proj: bits 8 with zero points, of which it has those of"
-            " bits 2, 3 or 4; model.layers.0.self_attn.k_proj: bits 8 with zero points, of which it has",
+            " bits 2, 3 or 4; model.layers.0.self_attn.k_proj: bits 8 with zero points, of",
         ),
         (
             "modelopt",
