@@ -86,8 +86,8 @@ AutoRound tunes the rounding.
         """Return what it says of a layer: of patterns that match, the last one."""
         exported, default, found = _exported(values), _DEFAULT, None
         if exported is not None:
-            values, default = exported.get("extra_config") or {}, _scheme(exported, _DEFAULT, path)
-            found = None if layer.role == HEAD else default
+            values, base = exported.get("extra_config") or {}, _scheme(exported, _DEFAULT, path)
+            default, found = base or _DEFAULT, None if layer.role == HEAD else base
         for pattern, one in values.items():
             if pattern == path:
                 found = _scheme(one, default, path)

@@ -2,8 +2,8 @@
 
 Facts are those of GPTQModel 7.7.0: ``quantization/config.py`` (rules are regular expressions that
 match from the start, the first that matches counts, negative ones before others),
-``nn_modules/qlinear/torch.py`` (bits, group sizes), and its README on fused modules: a rule must
-match an engine's merged module and its shards.
+``nn_modules/qlinear/torch.py`` (bits, group sizes), ``looper/gptq_processor.py`` (fields of a
+rule), and its README on fused modules: a rule must match an engine's merged module and its shards.
 """
 
 from __future__ import annotations
@@ -100,8 +100,10 @@ model.save("path/to/write")
 
 
 def _entry(scheme: IntegerScheme) -> dict[str, object]:
-    size = -1 if scheme.group_size is None else scheme.group_size
-    return {"bits": scheme.bits, "group_size": size, "sym": scheme.symmetric}
+    entry: dict[str, object] = {"bits": scheme.bits, "sym": scheme.symmetric}
+    if scheme.group_size is None:  # Its default orders groups by activations; one is refused.
+        return {**entry, "group_size": -1, "act_group_aware": False}
+    return {**entry, "group_size": scheme.group_size}
 
 
 def _merged(job: ExportJob) -> list[list[str]]:

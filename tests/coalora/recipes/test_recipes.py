@@ -93,7 +93,9 @@ def test_auto_round_is_told_every_linear_layer_of_the_blocks(
 def test_gptqmodel_has_one_rule_for_layers_that_engines_merge(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
-    known, job = facts("gptqmodel"), make_job(bits=(3, 4, 8), scheme=("symmetric", "asymmetric"))
+    known = facts("gptqmodel")
+    job = make_job(bits=(3, 8), group_size=(32, 128), scheme=("symmetric", "asymmetric"), shift=1)
+    assert None in {scheme.group_size for scheme in schemes(job).values()}
     config = json.loads(write("gptqmodel", job, tmp_path))
     assert set(config) <= set(known["fields"])
     assert config["meta"]["written_for"] == f"{known['package']} {known['version']}"
@@ -112,6 +114,9 @@ def test_gptqmodel_has_one_rule_for_layers_that_engines_merge(
             assert entry["bits"] in known["bits"]
             assert entry["group_size"] in known["group sizes"]
             assert (entry["bits"], entry["sym"]) == (scheme.bits, scheme.symmetric)
+            size = entry["group_size"]
+            assert size == (-1 if scheme.group_size is None else scheme.group_size)
+            assert entry.get("act_group_aware", True) == (size != -1)
     negative = [rule[2:] for rule in config["dynamic"] if rule.startswith("-:")]
     assert [pattern for pattern in negative if re.match(pattern, f"model.{FLOAT}")] == negative
 

@@ -246,7 +246,7 @@ def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reas
         ("jsn", "--format 'jsn': no exporter is called so; trainer 'fake' and quantizer 'fake' "),
         ("plain", "--format 'plain': it is for trainers ['tiny'], not 'fake'; "),
         ("codes", "--format 'codes': it is for quantizers ['other'], not 'fake'; "),
-        ("adapter", "have ['json', 'merged', 'packed']"),
+        ("adapter", "have ['json', 'merged', 'packed', 'recipe:auto-round', 'recipe:gptqm"),
         ("packed", "quantizer 'fake' cannot be exported as packed: it has no layout"),
         ("bare", "exporter 'bare' has no 'quantizers'; its package must add what qsearch.plugins."),
         ("future", "exporter 'future' of qsearch-fake 1.0 is written for version 99 of qsearch's"),
