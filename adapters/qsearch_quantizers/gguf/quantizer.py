@@ -129,6 +129,11 @@ class GGUF:
         """Whether errors are weighted by a layer's inputs (``importance: inputs``)."""
         return self.options.importance == "inputs"
 
+    @property
+    def takes_diagonal(self) -> Literal[True]:
+        """Moments matter by their diagonals alone."""
+        return True
+
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight whose inputs count the same.
 
@@ -146,15 +151,19 @@ class GGUF:
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
-        """Quantize a weight by the diagonal of the moment E[x·xᵀ] of its layer's inputs x.
+        """Quantize a weight by the mean squares of its layer's inputs.
 
-        The moment (input features × input features) of another shape is an InputError.
+        They are the moment (input features), or its diagonal (input features × input features); of
+        another shape it is an InputError.
         """
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
-        check_moment(moment, weight.shape[1])
-        return self._quantized(weight, configuration, _importance(moment.detach().diagonal()))
+        squares = moment.detach()
+        check_moment(squares, weight.shape[1], diagonal=squares.ndim == 1)
+        if squares.ndim == 2:
+            squares = squares.diagonal()
+        return self._quantized(weight, configuration, _importance(squares))
 
     def _quantized(
         self, weight: Tensor, configuration: LayerConfiguration, importance: Tensor

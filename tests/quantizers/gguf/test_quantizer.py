@@ -162,6 +162,11 @@ def test_inputs_count_relative_to_one_another() -> None:
             assert torch.equal(scaled.tensors["blocks"], expected)
 
 
+def test_a_diagonal_of_another_size_is_refused() -> None:
+    with pytest.raises(InputError, match=r"tensor of shape \(256,\), not of shape \(64,\)"):
+        EVERY.quantize_for_inputs(normal_weight(4, 256), of_type("Q4_K"), torch.ones(64))
+
+
 def test_inputs_that_were_always_zero_count_all_the_same() -> None:
     plain = GGUF(GGUF.Options(types=tuple(TYPES), importance="none"))
     weight = normal_weight(4, 512)
