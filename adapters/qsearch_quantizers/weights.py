@@ -28,17 +28,18 @@ def check_weight(weight: Tensor) -> None:
         )
 
 
-def check_moment(moment: Tensor, features: int) -> None:
-    """Check that a tensor can be the second moment of a layer's inputs.
+def check_moment(moment: Tensor, features: int, diagonal: bool = False) -> None:
+    """Check that a tensor can be the second moment of a layer's inputs, or its diagonal.
 
     Raises:
-        InputError: If it is not a floating-point matrix (features × features), or holds NaN or
-            infinity.
+        InputError: If it is not a floating-point matrix (features × features), or a vector of
+            features, or holds NaN or infinity.
     """
-    if moment.shape != (features, features) or not moment.is_floating_point():
+    shape = (features,) * (1 if diagonal else 2)
+    if moment.shape != shape or not moment.is_floating_point():
         raise InputError(
-            f"the inputs' second moment must be a floating-point matrix of shape"
-            f" {(features, features)}, not of shape {tuple(moment.shape)} and type {moment.dtype}"
+            f"the inputs' second moment must be a floating-point tensor of shape {shape}, not of"
+            f" shape {tuple(moment.shape)} and type {moment.dtype}"
         )
     if not _is_finite(moment):
         raise InputError("the inputs' second moment holds NaN or infinity; it must be finite")

@@ -177,24 +177,28 @@ def _require_use(
         more = f" and {len(without) - 5} more" if len(without) > 5 else ""
         raise InputError(
             f"quantizer {quantizer.name!r} has no layer configuration for layers of these shapes"
-            f" (output × input features): {names}{more}; it has {_listed(every)}"
+            f" (output × input features): {names}{more}; it has {readable_choices(every)}"
         )
     used = {place for shape in shape_choices.values() for place in shape}
     if unused := [one for place, one in enumerate(every) if place not in used]:
         features = sorted({layer.shape[1] for layer in layers})
         raise InputError(
-            f"quantizer {quantizer.name!r}: no layer of this model takes {_listed(unused)};"
-            f" leave them out (the layers have {features} input features)"
+            f"quantizer {quantizer.name!r}: no layer of this model takes"
+            f" {readable_choices(unused)}; leave them out (the layers have {features} input"
+            " features)"
         )
 
 
-def readable_choice(configuration: LayerConfiguration) -> str:
-    """Return a layer configuration as words, such as ``bits 4 group_size 64``."""
-    return " ".join(f"{knob} {value}" for knob, value in configuration.items())
+def readable_choices(configurations: Sequence[LayerConfiguration]) -> str:
+    """Return layer configurations as words, such as ``bits 4 group_size 64, …``.
 
-
-def _listed(configurations: Sequence[LayerConfiguration]) -> str:
-    return ", ".join(map(readable_choice, configurations))
+    Of a single knob, its name is there once: ``type Q4_0, Q8_0``.
+    """
+    texts = [" ".join(f"{knob} {value}" for knob, value in one.items()) for one in configurations]
+    if configurations and len(configurations[0]) == 1:
+        (knob,) = configurations[0]
+        texts[1:] = [text.removeprefix(f"{knob} ") for text in texts[1:]]
+    return ", ".join(texts)
 
 
 def _require_objective(spec: StudySpec, task: Task, source: str) -> None:

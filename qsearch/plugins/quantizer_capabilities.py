@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.space.configuration import LayerConfiguration
@@ -33,11 +33,25 @@ class SupportsCalibration(Protocol):
         Each row's result depends on that row and the moment alone, so that rows can be sampled.
         Dequantizing needs no moment. It is the second moment E[x·xᵀ] of the layer's inputs x,
         symmetric and positive semidefinite (input features × input features); zero where there
-        were none.
+        were none. A quantizer with :class:`SupportsDiagonal` may get its diagonal alone.
 
         Raises:
             InputError: If the moment has another shape, or the weight cannot be quantized.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsDiagonal(SupportsCalibration, Protocol):
+    """Optional for quantizers. With it, moments of inputs take little memory.
+
+    :meth:`SupportsCalibration.quantize_for_inputs` gets a moment's diagonal (input features), the
+    mean squares of the inputs, or a whole moment, and makes the same of both.
+    """
+
+    @property
+    def takes_diagonal(self) -> Literal[True]:
+        """What says so."""
         ...
 
 
@@ -124,6 +138,11 @@ def needs_inputs(quantizer: Quantizer) -> bool:
     return isinstance(quantizer, SupportsCalibration) and quantizer.needs_inputs
 
 
+def needs_diagonal(quantizer: Quantizer) -> bool:
+    """Return whether a quantizer's weights depend on the diagonals of these moments alone."""
+    return needs_inputs(quantizer) and isinstance(quantizer, SupportsDiagonal)
+
+
 def quantize_weight(
     quantizer: Quantizer,
     weight: Tensor,
@@ -133,8 +152,9 @@ def quantize_weight(
 ) -> QuantizedTensor:
     """Quantize a weight, for its layer and its inputs if the quantizer asks for them.
 
-    The second moment of the inputs (input features × input features) is None where it is unknown;
-    a quantizer that needs it may refuse. So is the layer.
+    The second moment of the inputs (input features × input features), or its diagonal for a
+    quantizer that takes it, is None where it is unknown; a quantizer that needs it may refuse. So
+    is the layer.
     """
     if layer is not None and isinstance(quantizer, SupportsLayers):
         own = moment if needs_inputs(quantizer) else None

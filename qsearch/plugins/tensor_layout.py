@@ -110,3 +110,19 @@ class SupportsIntegers(Protocol):
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
         ...
+
+
+@runtime_checkable
+class SupportsGGMLTypes(Protocol):
+    """Optional for quantizers. With it, GGUF files hold its weights as they are."""
+
+    def ggml_type(self, shape: tuple[int, int], configuration: LayerConfiguration) -> str | None:
+        """Return the name of ggml's type that a weight of this shape has, such as ``Q4_K``.
+
+        None if there is none that holds it exactly.
+        """
+        ...
+
+    def ggml_blocks(self, quantized: QuantizedTensor) -> Tensor:
+        """Return a weight of such a type as bytes (output features × bytes of a row), uint8."""
+        ...

@@ -10,7 +10,7 @@ import numpy as np
 
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDataCheck
-from qsearch.plugins.components import StudyComponents, build_components, readable_choice
+from qsearch.plugins.components import StudyComponents, build_components, readable_choices
 from qsearch.plugins.quantizer_capabilities import (
     SupportsInstallCheck,
     needs_inputs,
@@ -111,7 +111,7 @@ def _restrictions(space: ConfigurationSpace) -> Iterator[str]:
     for taken, layers in members.items():
         roles = ", ".join(dict.fromkeys(layer.role for layer in layers))
         features = ", ".join(map(str, sorted({layer.shape[1] for layer in layers})))
-        choices = ", ".join(readable_choice(every[place]) for place in taken)
+        choices = readable_choices([every[place] for place in taken])
         yield (
             f"{len(layers)} of {len(space.layers)} layers (roles {roles}; {features} input"
             f" features) take only {choices}"

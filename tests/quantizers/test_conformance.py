@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from qsearch_quantizers.gguf.quantizer import DEFAULT
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
@@ -44,7 +45,9 @@ class TestIntegerRoundedForInputs(OurQuantizer):
 
 
 class OptionalQuantizer(OurQuantizer):
-    """A quantizer that needs a package of its own name."""
+    """A quantizer that needs a package, of its own name where no other is given."""
+
+    package = ""
 
     @pytest.fixture(autouse=True)
     def _package(self) -> None:
@@ -52,7 +55,8 @@ class OptionalQuantizer(OurQuantizer):
             load_plugin("quantizers", self.name)
         except InputError as error:
             pytest.skip(str(error))
-        pytest.importorskip(self.name, reason=f"the package {self.name} is not installed")
+        package = self.package or self.name
+        pytest.importorskip(package, reason=f"the package {package} is not installed")
 
 
 class TestBitsAndBytes(OptionalQuantizer):
@@ -66,3 +70,17 @@ class TestHQQ(OptionalQuantizer):
 
 class TestTorchAO(OptionalQuantizer):
     name = "torchao"
+
+
+class TestGGUF(OptionalQuantizer):
+    name = "gguf"
+    package = "llama_cpp_py_sync"
+    configurations = len(DEFAULT)
+
+
+class TestGGUFWithoutInputs(OptionalQuantizer):
+    """With types that are not among the defaults; others of them take seconds to begin."""
+
+    name = "gguf"
+    package = "llama_cpp_py_sync"
+    options = {"types": ["IQ2_XXS", "IQ3_XXS", "IQ3_S", "Q8_0"], "importance": "none"}  # noqa: RUF012

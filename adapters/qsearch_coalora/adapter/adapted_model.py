@@ -172,14 +172,16 @@ class AdaptedModel:
             # PEFT makes every factor trainable when it enables the adapter again.
             self.residual.freeze()
 
-    def second_moments(self, batches: Batches) -> dict[str, Tensor]:
+    def second_moments(self, batches: Batches, diagonal: bool) -> dict[str, Tensor]:
         """Return the second moment of each adapted layer's inputs in the base model, by its name.
+
+        Or the diagonals of them, for a quantizer that needs no more.
 
         They are those of the model in full precision: what precedes a layer is quantized
         differently in every configuration.
         """
         with self.base_model():
-            moments = second_moments(self.lora_layers, self.logits, batches)
+            moments = second_moments(self.lora_layers, self.logits, batches, diagonal)
         return {
             layer.name: moment for layer, moment in zip(self.adapted_layers, moments, strict=True)
         }

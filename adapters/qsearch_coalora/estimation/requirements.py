@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer, Requirements
-from qsearch.plugins.quantizer_capabilities import needs_inputs
+from qsearch.plugins.quantizer_capabilities import needs_diagonal, needs_inputs
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
 from qsearch_coalora.models.architectures import ModelShape
 from qsearch_coalora.settings.device import require_device
@@ -40,7 +40,8 @@ def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
     if not needs_inputs(quantizer):
         return 0
     firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
-    return sum(layer.shape[1] ** 2 for layer in firsts) * _FLOAT_BYTES
+    power = 1 if needs_diagonal(quantizer) else 2
+    return sum(layer.shape[1] ** power for layer in firsts) * _FLOAT_BYTES
 
 
 def estimate_requirements(

@@ -146,19 +146,19 @@ class CompressedTensorsExporter:
 class GGUFExporter:
     """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
 
-    description = "a model that came as GGUF and its adapter, which llama.cpp loads"
-    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    description = "a model that came as GGUF, and its adapter, which llama.cpp loads"
+    trainers: ClassVar[tuple[str, ...] | None] = (*_WITH_ADAPTER, "ptq")
     quantizers: ClassVar[tuple[str, ...] | None] = None
     weight_files: ClassVar[tuple[str, ...]] = (".gguf",)
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
-        """Check that its weights are integers."""
-        from qsearch_coalora.export.engines import require_integers
+        """Check that ggml has types for its weights."""
+        from qsearch_coalora.export.ggml_weights import require_ggml_types
 
-        require_integers(quantizer, "gguf")
+        require_ggml_types(quantizer, "gguf")
 
     def write(self, job: AdapterJob, directory: Path) -> None:
-        """Write the model and the adapter as GGUF files."""
+        """Write the model, and the adapter if there is one, as GGUF files."""
         from qsearch_coalora.export.gguf import export_gguf
 
         export_gguf(job, directory)

@@ -1,4 +1,4 @@
-"""The ``gguf`` format: a model that came from a GGUF file, with integer weights, for llama.cpp."""
+"""The ``gguf`` format: a model that came from a GGUF file, with weights of ggml's types."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from qsearch_quantizers.integer.ggml_blocks import BLOCK, BLOCK_BYTES, ggml_blocks, ggml_type
 from qsearch_quantizers.libraries.optional import optional_module
 from qsearch_quantizers.packed.stored_types import as_stored
 from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
-from qsearch_coalora.export.engines import planned_integers, require_integers
+from qsearch_coalora.export.ggml_weights import layer_blocks, planned_type, require_ggml_types
 from qsearch_coalora.export.job import AdapterJob, auto_class
 from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
@@ -36,13 +35,12 @@ what llama.cpp dequantizes is what the study evaluated. Other tensors are those 
 file, byte for byte. Where a group of the configuration is more than one block of 32 weights, its
 scale is repeated: the file holds {stored:.4f} bits a weight.
 
-{tables}`adapter.gguf` is the {method} adapter of this configuration:
-
-```
-llama-cli --model model.gguf --lora adapter.gguf --prompt "…"
+{tables}{adapter}```
+llama-cli --model model.gguf{lora} --prompt "…"
 ```
 """
 
+_ADAPTER = "`adapter.gguf` is the {method} adapter of this configuration:\n\n"
 
 _TABLES = """\
 The token embedding (`token_embd.weight`) is quantized too, and so is the output head
@@ -63,6 +61,11 @@ class _Plan:
     architecture: str
     names: list[str]
     kinds: dict[str, tuple[int, str]]
+
+    def row_bytes(self, kind: str, columns: int) -> int:
+        """Return the bytes of a row of weights of a type."""
+        block, nbytes = self.gguf.GGML_QUANT_SIZES[self.gguf.GGMLQuantizationType[kind]]
+        return int(columns // block * nbytes)
 
 
 def gguf_files(job: AdapterJob) -> dict[str, int]:
@@ -89,8 +92,8 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     """Write the model and the adapter as GGUF files.
 
     Raises:
-        InputError: If the model is not a causal one or not from a GGUF file, the weights are no
-            integers that GGUF has a type for, or how the file orders a layer's rows is not known.
+        InputError: If the model is not a causal one or not from a GGUF file, GGUF has no type for
+            the weights, or how the file orders a layer's rows is not known.
     """
     plan = _plan(job)
     orders = _write_model(plan, job, directory / MODEL_FILE)
@@ -98,17 +101,24 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
         _write_adapter(plan, job, orders, directory / ADAPTER_FILE)
     layers = job.adapted.layers
     stored = sum(
-        8 * layers[position].parameters // BLOCK * BLOCK_BYTES[kind]
+        layers[position].shape[0] * plan.row_bytes(kind, layers[position].shape[1])
         for position, kind in plan.kinds.values()
     )
-    types = ", ".join(sorted({kind for _, kind in plan.kinds.values()}))
-    bits = stored / sum(layer.parameters for layer in layers)
-    tables = _TABLES if job.adapted.tables else ""
-    write_card(job, directory, _CARD, "gguf", types=types, stored=bits, tables=tables)
+    write_card(
+        job,
+        directory,
+        _CARD,
+        "gguf",
+        types=", ".join(sorted({kind for _, kind in plan.kinds.values()})),
+        stored=8 * stored / sum(layer.parameters for layer in layers),
+        tables=_TABLES if job.adapted.tables else "",
+        adapter=_ADAPTER.format(method=job.method) if job.has_adapter else "",
+        lora=f" --lora {ADAPTER_FILE}" if job.has_adapter else "",
+    )
 
 
 def _plan(job: AdapterJob) -> _Plan:
-    require_integers(job.quantizer, FORMAT)
+    require_ggml_types(job.quantizer, FORMAT)
     job.require_own_weights()
     gguf = optional_module("gguf", "llm", f"--format {FORMAT}")
     if auto_class(job.module) != CAUSAL:
@@ -126,16 +136,9 @@ def _plan(job: AdapterJob) -> _Plan:
     reader = gguf.GGUFReader(Path(source.path) / source.gguf_file)
     architecture = reader.fields["general.architecture"].contents()
     names = _tensor_names(gguf, reader, architecture, job)
-    kinds = {}
-    for position, layer in enumerate(job.adapted.layers):
-        kind = ggml_type(planned_integers(job, position, FORMAT))
-        if kind is None:
-            raise InputError(
-                f"--format {FORMAT}: GGUF has no type that holds layer {layer.name!r} exactly:"
-                f" {dict(job.configuration[layer.name])}; it has symmetric integers of 4 and 8 bits"
-                " in groups of a multiple of 32 that divide a row"
-            )
-        kinds[names[position]] = position, kind
+    kinds = {
+        name: (position, planned_type(job, position, FORMAT)) for position, name in enumerate(names)
+    }
     return _Plan(gguf, reader, architecture, names, kinds)
 
 
@@ -195,13 +198,12 @@ def _model_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
         position, name = plan.kinds[tensor.name]
         rows, columns = job.adapted.layers[position].shape
         kind = gguf.GGMLQuantizationType[name]
-        _add_bytes(writer, tensor.name, (rows, columns // BLOCK * BLOCK_BYTES[name]), kind)
+        _add_bytes(writer, tensor.name, (rows, plan.row_bytes(name, columns)), kind)
     return writer
 
 
 def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
     """Write the copy of the file; return the order of each layer's rows in it."""
-    quantizer = require_integers(job.quantizer, FORMAT)
     orders: dict[int, Tensor] = {}
     writer = _model_writer(plan, job, path)
     _write_header(writer)
@@ -212,8 +214,7 @@ def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
         position, _ = plan.kinds[tensor.name]
         original, layer = job.adapted.weights.originals[position], job.adapted.layers[position]
         order = orders[position] = _row_order(plan.gguf, tensor, original, layer.name, job)
-        blocks = ggml_blocks(quantizer.as_integers(job.quantized(position)))
-        writer.write_tensor_data(blocks[order].contiguous().numpy())
+        writer.write_tensor_data(layer_blocks(job, position)[order].contiguous().numpy())
     writer.close()
     return [orders[position] for position in range(len(job.adapted.layers))]
 

@@ -17,7 +17,11 @@ from qsearch.models.discovery import (
 from qsearch.plugins.capabilities import SupportsDataCheck
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
-from qsearch.plugins.quantizer_capabilities import needs_inputs, storage_bits_of
+from qsearch.plugins.quantizer_capabilities import (
+    needs_diagonal,
+    needs_inputs,
+    storage_bits_of,
+)
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
@@ -131,9 +135,10 @@ class StudyModel:
                 self.loaded, self.layers, self.quantizer, self.options, self.shape, self.seed
             )
             if needs_inputs(self.quantizer):
+                diagonal = needs_diagonal(self.quantizer)
                 moments = self.measured(
                     "second moments of the layers' inputs",
-                    lambda: adapted.second_moments(self.calibration_batches()),
+                    lambda: adapted.second_moments(self.calibration_batches(), diagonal),
                 )
                 adapted.weights.calibrate(moments)
             self.complete(adapted)

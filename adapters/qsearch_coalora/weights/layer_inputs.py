@@ -53,8 +53,9 @@ def second_moments(
     modules: Sequence[nn.Linear],
     run: Callable[[Mapping[str, Tensor]], object],
     batches: Iterable[Mapping[str, Tensor]],
+    diagonal: bool = False,
 ) -> list[Tensor]:
-    """Return each layer's E[x·xᵀ] over its inputs x.
+    """Return each layer's E[x·xᵀ] over its inputs x, or the diagonals of them alone.
 
     Layers that read the same tensor one after the other, such as query, key and value, share one
     result, so it takes memory once.
@@ -63,8 +64,8 @@ def second_moments(
     another number, PyTorch may round the sums of matrix products otherwise, here and in the model.
 
     Returns:
-        For each layer a moment (input features × input features), float32 and on the model's
-        device; zero where it had no input.
+        For each layer a moment (input features × input features), or a diagonal (input features),
+        float32 and on the model's device; zero where it had no input.
     """
     sums: dict[tuple[int, ...], Tensor] = {}
     counts: dict[tuple[int, ...], int] = {}
@@ -83,26 +84,30 @@ def second_moments(
             if readers:
                 add()
             # Now: a model may change the tensor in place before another layer runs.
-            read, product = inputs, inputs.T @ inputs
+            read = inputs
+            product = inputs.square().sum(dim=0) if diagonal else inputs.T @ inputs
         readers.append(position)
 
     with_inputs(modules, run, batches, use)
     if readers:
         add()
     means = {key: total.div_(max(counts[key], 1)) for key, total in sums.items()}
-    return [_mean(position, means, counts, module) for position, module in enumerate(modules)]
+    return [
+        _mean(position, means, counts, (module.in_features,) * (1 if diagonal else 2))
+        for position, module in enumerate(modules)
+    ]
 
 
 def _mean(
     position: int,
     means: Mapping[tuple[int, ...], Tensor],
     counts: Mapping[tuple[int, ...], int],
-    module: nn.Linear,
+    shape: tuple[int, ...],
 ) -> Tensor:
     """Return a layer's mean over all that it read, together with some layers or with others."""
     keys = [key for key in means if position in key]
     if not keys:
-        return torch.zeros(()).expand(module.in_features, module.in_features)
+        return torch.zeros(()).expand(shape)
     if len(keys) == 1:
         return means[keys[0]]
     total = max(sum(counts[key] for key in keys), 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.plugins.quantizer_capabilities import quantize_weight
+from qsearch.plugins.quantizer_capabilities import needs_diagonal, quantize_weight
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.weights.cache import BoundedCache
@@ -136,13 +136,16 @@ class QuantizedWeights:
     def calibrate(self, moments: Mapping[str, Tensor]) -> None:
         """Quantize weights by the moments E[x·xᵀ] of their inputs, by layer, from now on.
 
+        They are diagonals where the quantizer needs no more.
+
         A layer without is a table. Its rows are looked up, so each counts by itself, as with inputs
         of moment 1. The original weights are active.
         """
         ones: dict[int, Tensor] = {}
         for layer, weight in zip(self._layers, self.originals, strict=True):
             if layer.name not in moments:
-                ones[layer.shape[1]] = torch.eye(layer.shape[1], device=weight.device)
+                own = torch.ones(layer.shape[1], device=weight.device)
+                ones[layer.shape[1]] = own if needs_diagonal(self._quantizer) else own.diag()
         self.moments = tuple(
             moments.get(layer.name, ones.get(layer.shape[1])) for layer in self._layers
         )
@@ -152,7 +155,7 @@ class QuantizedWeights:
     def input_sizes(self) -> list[float | None]:
         """Return each layer's root mean square input, None where it was not measured."""
         return [
-            None if moment is None else float(moment.diagonal().mean().sqrt())
+            None if moment is None else float(_squares(moment).mean().sqrt())
             for moment in self.moments
         ]
 
@@ -165,3 +168,8 @@ class QuantizedWeights:
         self._added = added
         self.cache.clear()
         self.restore()
+
+
+def _squares(moment: Tensor) -> Tensor:
+    """Return the mean squares of inputs (input features)."""
+    return moment if moment.ndim == 1 else moment.diagonal()

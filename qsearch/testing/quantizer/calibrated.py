@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.quantizer_capabilities import SupportsCalibration
-from qsearch.testing.comparison import assert_refused, assert_same
+from qsearch.plugins.quantizer_capabilities import SupportsCalibration, SupportsDiagonal
+from qsearch.testing.comparison import assert_refused, assert_same, assert_same_tensors
 from qsearch.testing.quantizer.base import QuantizerChecks
 from qsearch.testing.samples import normal_weight
 
@@ -34,6 +34,17 @@ class InputChecks(QuantizerChecks):
             whole = plain.dequantize(for_inputs.quantize_for_inputs(weight, configuration, moment))
             rows = for_inputs.quantize_for_inputs(weight[5:9], configuration, moment)
             assert_same(plain.dequantize(rows), whole[5:9], f"rows 5 to 9, {configuration}")
+
+    def test_a_moments_diagonal_gives_what_the_moment_gives(self) -> None:
+        plain, for_inputs = self._calibrated()
+        if not isinstance(for_inputs, SupportsDiagonal):
+            pytest.skip("this quantizer needs more of a moment than its diagonal")
+        weight, moment = normal_weight(8, 128), _moment(128)
+        for configuration in self.sample(plain):
+            expected = for_inputs.quantize_for_inputs(weight, configuration, moment).tensors
+            diagonal = moment.diagonal()
+            actual = for_inputs.quantize_for_inputs(weight, configuration, diagonal).tensors
+            assert_same_tensors(actual, expected, f"the diagonal alone, {configuration}")
 
     def test_inputs_of_another_size_are_refused(self) -> None:
         plain, for_inputs = self._calibrated()

@@ -1,4 +1,4 @@
-"""GGUF files of integer configurations, on a small model in a real file's format."""
+"""GGUF files of integers and of ggml's types, on a small model in a real file's format."""
 
 from __future__ import annotations
 
@@ -11,119 +11,60 @@ import torch
 from qsearch_coalora.export.job import CLASSIFIER
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
+from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
+from tests.coalora.export.small_gguf import finish, write_small
 from tests.coalora.exported import export, weight_files
 from tests.coalora.llama_cpp import engine_logits
 
 gguf = pytest.importorskip("gguf")
 
-WIDTH, INNER, KEYS, BLOCKS = 96, 128, 32, 2
-VALUES: dict[str, Any] = {
-    "general.type": "model",
-    "general.name": "small",
-    "general.languages": ["en"],
-    "general.file_type": 0,
-    "llama.block_count": BLOCKS,
-    "llama.context_length": 256,
-    "llama.embedding_length": WIDTH,
-    "llama.feed_forward_length": INNER,
-    "llama.attention.head_count": 6,  # These do not divide the 32 rows of a key.
-    "llama.attention.head_count_kv": 2,
-    "llama.attention.layer_norm_rms_epsilon": 1e-5,
-    "llama.rope.freq_base": 1e5,
-    "llama.rope.dimension_count": 16,
-    "tokenizer.ggml.model": "gpt2",
-    "tokenizer.ggml.pre": "smollm",
-    "tokenizer.ggml.add_bos_token": False,
-    "tokenizer.ggml.bos_token_id": 1,
-    "tokenizer.ggml.eos_token_id": 2,
-    "tokenizer.ggml.unknown_token_id": 0,
-    "tokenizer.ggml.padding_token_id": 2,
-}
-"""The metadata of SmolLM2's file, with the sizes of a small model."""
-SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = ["Ġ t", "h e", "Ġt he"]
-TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
-
-
-def finish(writer: Any) -> None:
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
 
 @pytest.fixture(scope="module")
 def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GGUF file of a small random Llama with a tokenizer of bytes."""
-    path, draw = tmp_path_factory.mktemp("small") / "small.gguf", np.random.default_rng(0)
-    writer = gguf.GGUFWriter(path, "llama")
-    tokenizer = {
-        "llama.vocab_size": len(TOKENS),
-        "tokenizer.ggml.tokens": TOKENS,
-        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in TOKENS],
-        "tokenizer.ggml.merges": MERGES,
-    }
-    add = {
-        str: writer.add_string,
-        bool: writer.add_bool,
-        int: writer.add_uint32,
-        float: writer.add_float32,
-        list: writer.add_array,
-    }
-    for name, value in (VALUES | tokenizer).items():
-        add[type(value)](name, value)
-    shapes = {"token_embd": (len(TOKENS), WIDTH), "output_norm": (WIDTH,)}
-    for block in range(BLOCKS):
-        for name, shape in {
-            "attn_norm": (WIDTH,),
-            "attn_q": (WIDTH, WIDTH),
-            "attn_k": (KEYS, WIDTH),
-            "attn_v": (KEYS, WIDTH),
-            "attn_output": (WIDTH, WIDTH),
-            "ffn_norm": (WIDTH,),
-            "ffn_gate": (INNER, WIDTH),
-            "ffn_up": (INNER, WIDTH),
-            "ffn_down": (WIDTH, INNER),
-        }.items():
-            shapes[f"blk.{block}.{name}"] = shape
-    for name, shape in shapes.items():
-        values = draw.normal(0, 0.08, shape).astype(np.float32)
-        writer.add_tensor(f"{name}.weight", values + ("norm" in name))
-    finish(writer)
-    return path
+    """The heads of its queries, 6, do not divide the 32 rows of a key."""
+    return write_small(tmp_path_factory.mktemp("small") / "small.gguf", 96, 128)
 
 
-def configuration(trainer: CoALoRATrainer, bits: tuple[int, ...] = (4, 8)) -> Configuration:
-    """Each layer with one of some bits by turns, in groups of 32."""
-    chosen = [{"bits": one, "group_size": 32} for one in bits]
-    layers = trainer.layers()
-    return Configuration(
-        {one.name: LayerConfiguration(chosen[n % len(bits)]) for n, one in enumerate(layers)}
-    )
+QUANTIZERS = {
+    "integer": Integer(Integer.Options(bits=(4, 8), group_size=(32,))),
+    "gguf": GGUF(GGUF.Options(types=("MXFP4", "Q5_1"))),
+}
+KINDS = {"integer": {"Q4_0", "Q8_0"}, "gguf": {"MXFP4", "Q5_1"}}
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["blocks", "embeddings"])
+def configuration(trainer: CoALoRATrainer) -> Configuration:
+    """Each layer with one of two layer configurations by turns."""
+    chosen, layers = trainer.study.quantizer.choices().layer_configurations, trainer.layers()
+    return Configuration({one.name: chosen[n % 2] for n, one in enumerate(layers)})
+
+
+@pytest.fixture(
+    scope="module",
+    params=[("integer", False), ("integer", True), ("gguf", True)],
+    ids=["blocks", "embeddings", "ggml-types"],
+)
 def trainer(
     request: Any, make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> CoALoRATrainer:
     """A trained study's trainer; its export changes nothing, so tests share it."""
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text("The film was good and the plot was fine. " * 60)
+    name, embeddings = request.param
+    if name == "gguf":
+        pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
     options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
-    task, plugin = CausalLanguageModelling(options), Integer(Integer.Options())
     made = make_trainer(
         model=small_file,
-        task=task,
-        plugin=plugin,
+        task=CausalLanguageModelling(options),
+        plugin=QUANTIZERS[name],
         batch_size=4,
         learning_rate=1e-2,
-        embeddings=request.param,
+        embeddings=embeddings,
     )
     made.train([configuration(made)], 1)
     return made
@@ -159,7 +100,7 @@ def test_what_is_dequantized_from_the_file_is_what_the_study_evaluated(
         expected = trainer.study.adapted.weights.dequantized(position, wanted[layer.name])
         assert torch.equal(model.model.get_submodule(layer.name).weight, expected)
     kinds = {tensor.tensor_type.name for tensor in gguf.GGUFReader(exported / "model.gguf").tensors}
-    assert kinds == {"F32", "Q4_0", "Q8_0"}
+    assert kinds == {"F32", *KINDS[trainer.study.quantizer.name]}
 
 
 def test_metadata_and_tokenizer_are_the_original_files(small_file: Path, exported: Path) -> None:
@@ -279,15 +220,27 @@ def test_a_model_from_a_gguf_file_is_packed_with_its_tokenizer(
 def test_bits_that_gguf_has_no_type_for_are_refused(
     trainer: CoALoRATrainer, tmp_path: Path
 ) -> None:
+    if trainer.study.quantizer.name != "integer":
+        pytest.skip("the quantizer gguf has such types alone")
+    three = LayerConfiguration({"bits": 3, "group_size": 32})
+    chosen = Configuration(dict.fromkeys(configuration(trainer), three))
     with pytest.raises(InputError, match=r"GGUF has no type that holds layer .*symmetric integers"):
-        export(trainer, configuration(trainer, (3,)), tmp_path, "gguf")
+        export(trainer, chosen, tmp_path, "gguf")
+
+
+def test_a_quantizer_without_types_of_ggml_is_refused(
+    make_trainer: Any, small_file: Path, make_causal_task: Any, tmp_path: Path
+) -> None:
+    other = make_trainer(model=small_file, task=make_causal_task())
+    with pytest.raises(InputError, match=r"holds ggml's types; .*'gguf' and 'integer' are for it"):
+        export(other, configuration(other), tmp_path, "gguf")
 
 
 def test_a_model_that_is_from_no_gguf_file_is_refused(
     make_trainer: Any, llama_folder: Path, make_causal_task: Any, tmp_path: Path
 ) -> None:
-    plugin = Integer(Integer.Options())
-    other = make_trainer(model=llama_folder, task=make_causal_task(), plugin=plugin)
+    task, plugin = make_causal_task(), QUANTIZERS["integer"]
+    other = make_trainer(model=llama_folder, task=task, plugin=plugin)
     with pytest.raises(InputError, match=r"is not from a GGUF file.*convert_hf_to_gguf"):
         export(other, configuration(other), tmp_path / "out", "gguf")
 

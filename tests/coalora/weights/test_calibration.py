@@ -17,6 +17,7 @@ from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.weights.layer_inputs import second_moments
+from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor, nn
 
@@ -104,6 +105,29 @@ def test_an_input_that_is_changed_in_place_afterwards_counts_as_it_was_read() ->
 
     moments = second_moments([first, second, unused], run, [{"x": torch.ones(5, 4)}])
     assert [moment.unique().tolist() for moment in moments] == [[1], [4], [0]]
+
+
+def test_diagonals_are_those_of_the_moments() -> None:
+    layer, unused = nn.Linear(3, 3), nn.Linear(5, 2)
+    batches = [{"x": torch.randn(6, 3)}, {"x": torch.randn(4, 3)}]
+
+    def run(batch: Mapping[str, Tensor]) -> None:
+        layer(batch["x"])
+
+    whole = second_moments([layer, unused], run, batches)
+    diagonals = second_moments([layer, unused], run, batches, diagonal=True)
+    for moment, diagonal in zip(whole, diagonals, strict=True):
+        torch.testing.assert_close(diagonal, moment.diagonal())
+
+
+def test_a_quantizer_that_needs_diagonals_takes_their_memory_alone(make: Make) -> None:
+    trainer = make(plugin=GGUF(GGUF.Options(types=("Q4_0", "Q8_0"))))
+    moments = trainer.study.adapted.weights.moments
+    assert {moment.shape for moment in moments if moment is not None} == {(32,), (64,)}
+    kept = {id(moment): moment.nbytes for moment in moments if moment is not None}
+    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers())
+    assert moment_bytes(trainer.study.quantizer, trainer.layers()) == 2 * (3 * 32 + 64) * 4
+    assert None not in trainer.study.adapted.input_sizes()
 
 
 def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:

@@ -236,6 +236,15 @@ FAULTS = {
             "quantize_for_inputs",
         ),
     },
+    "a_moments_diagonal_gives_what_the_moment_gives": {
+        "the diagonal alone": replaced(
+            ForInputs,
+            takes_diagonal=True,
+            quantize_for_inputs=lambda self, weight, layer, moment: ForInputs.quantize_for_inputs(
+                self, weight, layer, moment.diag() if moment.ndim == 1 else moment
+            ),
+        ),
+    },
     "inputs_of_another_size_are_refused": {"expected InputError": MINDS_NO_INPUTS},
     "storage_bits_of_a_shape_are_those_of_its_stored_bytes": {
         "storage_bits_of says": replaced(

@@ -1,0 +1,236 @@
+"""Quantizer of ggml's types, which llama.cpp computes with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, field_validator
+from torch import Tensor
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch.plugins.tensor_layout import Elements, TensorLayout
+from qsearch.space.configuration import Choices, Knob, LayerConfiguration
+from qsearch_quantizers.gguf.ggml_library import dequantize_rows, quantize_rows, require_library
+from qsearch_quantizers.gguf.ggml_types import FLOAT16, TYPES, GGMLType, fits, stored_type
+from qsearch_quantizers.weights import check_moment, check_weight
+
+Type = Literal[
+    "IQ2_XXS",
+    "IQ2_XS",
+    "IQ2_S",
+    "Q2_K",
+    "IQ3_XXS",
+    "Q3_K",
+    "IQ3_S",
+    "MXFP4",
+    "IQ4_XS",
+    "Q4_0",
+    "IQ4_NL",
+    "Q4_K",
+    "Q4_1",
+    "Q5_0",
+    "Q5_K",
+    "Q5_1",
+    "Q6_K",
+    "Q8_0",
+]
+
+DEFAULT: tuple[Type, ...] = (
+    *("Q2_K", "Q3_K", "MXFP4", "IQ4_XS", "Q4_0", "IQ4_NL", "Q4_K"),
+    *("Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0"),
+)
+"""Those that take at most 0.3 µs a weight to quantize, and that llama.cpp is quick with."""
+
+LIMIT = 2.0**14
+"""Greatest magnitude of weights: scales of ggml's blocks are float16, and its search for them goes
+a few times beyond the weights. ggml aborts the process where numbers overflow."""
+
+
+class GGUF:
+    """ggml's types of weights, as GGUF files hold them, quantized and dequantized by ggml.
+
+    Neighbours of a row share the scales of a block: 32 of them, or 256 in the types K and IQ (but
+    IQ4_NL). A layer takes the types whose blocks divide its rows. Other weights get what
+    llama-quantize gives them: another type, or float16.
+
+    With ``importance: inputs`` squared errors are weighted by the mean squares of a layer's inputs
+    (:class:`~qsearch.plugins.quantizer_capabilities.SupportsCalibration`), as llama.cpp does with
+    an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them.
+    """
+
+    name = "gguf"
+
+    class Options(BaseModel):
+        """Which types a study may use, and what weighs their errors.
+
+        Args:
+            types: Names of ggml's types.
+            importance: ``inputs``, or ``none``, with which all inputs count the same.
+        """
+
+        model_config = ConfigDict(extra="forbid", frozen=True)
+
+        types: tuple[Type, ...] = DEFAULT
+        importance: Literal["inputs", "none"] = "inputs"
+
+        @field_validator("types")
+        @classmethod
+        def _by_rising_bits(cls, types: tuple[Type, ...]) -> tuple[Type, ...]:
+            if not types:
+                raise ValueError("give at least one type")
+            if len(set(types)) != len(types):
+                raise ValueError(f"types must be distinct, not {list(types)}")
+            return tuple(sorted(types, key=list(TYPES).index))
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._choices = Choices((Knob("type", options.types),))
+
+    def choices(self) -> Choices:
+        """Return the types as the values of one knob, by rising bits."""
+        return self._choices
+
+    def require_installed(self) -> None:
+        """Check that ggml is installed."""
+        require_library()
+
+    # What a weight takes
+
+    def takes(self, shape: tuple[int, int], configuration: LayerConfiguration) -> bool:
+        """Return whether the rows of a layer are whole blocks of a type."""
+        return fits(self._wanted(configuration), shape[1])
+
+    def storage_bits(self, configuration: LayerConfiguration) -> float:
+        """Return the bits per weight of rows of whole blocks."""
+        return TYPES[self._wanted(configuration)].bits
+
+    def storage_bits_of(self, shape: tuple[int, int], configuration: LayerConfiguration) -> float:
+        """Return the bits per weight of what a weight of this shape gets."""
+        return self._stored(shape, configuration).bits
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensor of a weight of this shape is stored."""
+        width = self._stored(shape, configuration).row_bytes(shape[1])
+        return {"blocks": TensorLayout((shape[0], width), torch.uint8, None)}
+
+    def ggml_type(self, shape: tuple[int, int], configuration: LayerConfiguration) -> str:
+        """Return the name of the type that a weight of this shape gets."""
+        return self._stored(shape, configuration).name
+
+    # Quantizing
+
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether errors are weighted by a layer's inputs (``importance: inputs``)."""
+        return self.options.importance == "inputs"
+
+    @property
+    def takes_diagonal(self) -> Literal[True]:
+        """Moments matter by their diagonals alone."""
+        return True
+
+    def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
+        """Quantize a weight whose inputs count the same.
+
+        With ``importance: inputs`` this is an InputError: a caller that knows nothing of inputs
+        would get, and perhaps publish, other weights than the study's.
+        """
+        if self.needs_inputs:
+            raise InputError(
+                "quantizer.importance 'inputs' needs the second moment of the layer's inputs, which"
+                " was not given here; where nothing measures inputs, use importance 'none'"
+            )
+        check_weight(weight)
+        return self._quantized(weight, configuration, torch.ones(weight.shape[1]))
+
+    def quantize_for_inputs(
+        self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
+    ) -> QuantizedTensor:
+        """Quantize a weight by the mean squares of its layer's inputs.
+
+        They are the moment (input features), or its diagonal (input features × input features); of
+        another shape it is an InputError.
+        """
+        if not self.needs_inputs:
+            return self.quantize(weight, configuration)
+        check_weight(weight)
+        squares = moment.detach()
+        check_moment(squares, weight.shape[1], diagonal=squares.ndim == 1)
+        if squares.ndim == 2:
+            squares = squares.diagonal()
+        return self._quantized(weight, configuration, _importance(squares))
+
+    def _quantized(
+        self, weight: Tensor, configuration: LayerConfiguration, importance: Tensor
+    ) -> QuantizedTensor:
+        shape = (weight.shape[0], weight.shape[1])
+        kind = self._stored(shape, configuration)
+        values = weight.detach().float().cpu().contiguous()
+        if float(values.abs().max()) > LIMIT:
+            raise InputError(
+                f"weight of shape {shape} holds values beyond ±{LIMIT:g}, which ggml's types do not"
+                " hold"
+            )
+        if kind == FLOAT16:
+            blocks = values.half().view(torch.uint8)
+        else:
+            blocks = quantize_rows(kind, values, importance)
+        return QuantizedTensor({"blocks": blocks.to(weight.device)}, shape, configuration)
+
+    # Dequantizing
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight; on a GPU it is dequantized by the CPU."""
+        kind, blocks = self._stored(quantized.shape, quantized.configuration), self.ggml_blocks
+        return _dequantized(kind, blocks(quantized))
+
+    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
+        """Return some rows of the weight (last - first × input features), float32."""
+        return self.dequantize(quantized.rows(first, last))
+
+    def ggml_blocks(self, quantized: QuantizedTensor) -> Tensor:
+        """Return a weight's bytes (output features × bytes of a row), uint8."""
+        return quantized.tensors["blocks"]
+
+    def look_up(
+        self,
+        elements: Mapping[str, Elements],
+        shape: tuple[int, int],
+        configuration: LayerConfiguration,
+        rows: Tensor,
+    ) -> Tensor:
+        """Return some rows of the weight (rows × input features), float32."""
+        kind = self._stored(shape, configuration)
+        width = kind.row_bytes(shape[1])
+        places = rows[:, None] * width + torch.arange(width, device=rows.device)
+        return _dequantized(kind, elements["blocks"](places))
+
+    def _wanted(self, configuration: LayerConfiguration) -> str:
+        self._choices.index(configuration)
+        return configuration.text("type")
+
+    def _stored(self, shape: tuple[int, int], configuration: LayerConfiguration) -> GGMLType:
+        return stored_type(self._wanted(configuration), shape[1])
+
+
+def _dequantized(kind: GGMLType, blocks: Tensor) -> Tensor:
+    if kind == FLOAT16:
+        return blocks.view(torch.float16).float()
+    return dequantize_rows(kind, blocks.cpu()).to(blocks.device)
+
+
+def _importance(squares: Tensor) -> Tensor:
+    """Return mean squares of inputs (columns) as ggml takes them: not all of them zero.
+
+    They are divided by a power of two, so that ggml's sums do not overflow; no weight changes.
+    """
+    mean = squares.double().mean()
+    if mean == 0:
+        return torch.ones(len(squares))
+    power = torch.frexp(mean).exponent
+    return torch.ldexp(squares.double(), -power).float().cpu().contiguous()

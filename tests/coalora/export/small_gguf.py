@@ -1,0 +1,90 @@
+"""A GGUF file of a small random Llama with a tokenizer of bytes, in the form of SmolLM2's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+BLOCKS = 2
+VALUES: dict[str, Any] = {
+    "general.type": "model",
+    "general.name": "small",
+    "general.languages": ["en"],
+    "general.file_type": 0,
+    "llama.block_count": BLOCKS,
+    "llama.context_length": 256,
+    "llama.attention.head_count_kv": 2,
+    "llama.attention.layer_norm_rms_epsilon": 1e-5,
+    "llama.rope.freq_base": 1e5,
+    "llama.rope.dimension_count": 16,
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.pre": "smollm",
+    "tokenizer.ggml.add_bos_token": False,
+    "tokenizer.ggml.bos_token_id": 1,
+    "tokenizer.ggml.eos_token_id": 2,
+    "tokenizer.ggml.unknown_token_id": 0,
+    "tokenizer.ggml.padding_token_id": 2,
+}
+"""The metadata of SmolLM2's file, with the sizes of a small model."""
+KEYS = 32
+SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+MERGES = ["Ġ t", "h e", "Ġt he"]
+TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
+
+
+def finish(writer: Any) -> None:
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def write_small(path: Path, width: int, inner: int) -> Path:
+    """Write a model of heads of 16, whose layers have rows of the width, and of ``inner``."""
+    draw, writer = np.random.default_rng(0), gguf.GGUFWriter(path, "llama")
+    sizes = {
+        "llama.embedding_length": width,
+        "llama.feed_forward_length": inner,
+        "llama.attention.head_count": width // 16,
+        "llama.vocab_size": len(TOKENS),
+    }
+    tokenizer = {
+        "tokenizer.ggml.tokens": TOKENS,
+        "tokenizer.ggml.token_type": [3 if token in SPECIAL else 1 for token in TOKENS],
+        "tokenizer.ggml.merges": MERGES,
+    }
+    add = {
+        str: writer.add_string,
+        bool: writer.add_bool,
+        int: writer.add_uint32,
+        float: writer.add_float32,
+        list: writer.add_array,
+    }
+    for name, value in (VALUES | sizes | tokenizer).items():
+        add[type(value)](name, value)
+    shapes: dict[str, tuple[int, ...]] = {
+        "token_embd": (len(TOKENS), width),
+        "output_norm": (width,),
+    }
+    for block in range(BLOCKS):
+        for name, shape in {
+            "attn_norm": (width,),
+            "attn_q": (width, width),
+            "attn_k": (KEYS, width),
+            "attn_v": (KEYS, width),
+            "attn_output": (width, width),
+            "ffn_norm": (width,),
+            "ffn_gate": (inner, width),
+            "ffn_up": (inner, width),
+            "ffn_down": (width, inner),
+        }.items():
+            shapes[f"blk.{block}.{name}"] = shape
+    for name, shape in shapes.items():
+        values = draw.normal(0, 0.08, shape).astype(np.float32)
+        writer.add_tensor(f"{name}.weight", values + ("norm" in name))
+    finish(writer)
+    return path
