@@ -13,7 +13,7 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
-from qsearch.spec.yaml_text import parse_yaml
+from qsearch.spec.yaml_text import MAX_BYTES, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class RecipeText:
 
     @cached_property
     def values(self) -> Any:
-        """What it is as JSON or YAML; None if it is neither."""
+        """What it is as JSON, or as YAML of a study file's size; None if it is neither."""
         try:
             return json.loads(self.text)
         except (RecursionError, ValueError):
             pass
         try:
-            return parse_yaml(self.text, "recipe")
+            return parse_yaml(self.text, "recipe") if len(self.text) <= MAX_BYTES else None
         except InputError:
             return None
 

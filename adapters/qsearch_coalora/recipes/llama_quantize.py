@@ -18,7 +18,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
-from qsearch.plugins.tensor_layout import SupportsIntegers
+from qsearch.plugins.tensor_layout import SupportsGGMLTypes, SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_coalora.recipes.integers import NO_WEIGHTS
 from qsearch_coalora.recipes.layers import float_weights, layer_paths
@@ -60,7 +60,7 @@ class LlamaQuantizeRecipe:
     def require_quantizer(self, quantizer: Quantizer) -> None:
         """Check that some of its layer configurations can be types of ggml."""
         names = quantizer.choices().names
-        if "type" not in names and not isinstance(quantizer, SupportsIntegers):
+        if not isinstance(quantizer, SupportsGGMLTypes | SupportsIntegers):
             raise InputError(
                 f"--format {_FORMAT}: ggml has no type for any layer of quantizer"
                 f" {quantizer.name!r} (fields {', '.join(names)})"

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsIntegers
+from qsearch.plugins.quantizer_capabilities import SupportsShapeChoices
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsGGMLTypes, SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
 
 Shape = tuple[int, int]
@@ -57,12 +58,11 @@ def integer_scheme(
 def ggml_type(quantizer: Quantizer, shape: Shape, configuration: LayerConfiguration) -> str | None:
     """Return the name of the ggml type that a weight is stored as, or None if there is none.
 
-    It is the knob ``type`` of a quantizer that has it. Integers have one where llama.cpp's own have
-    as many bits and weights for a scale, so that the file is as large as the study says.
+    Integers have one where llama.cpp's own have as many bits and weights for a scale, so that the
+    file is as large as the study says.
     """
-    kind = configuration.get("type")
-    if isinstance(kind, str):
-        return kind.upper()
+    if isinstance(quantizer, SupportsGGMLTypes):
+        return quantizer.ggml_type(shape, configuration)
     scheme = integer_scheme(quantizer, shape, configuration)
     if scheme is None or not scheme.symmetric or scheme.group_size != _BLOCK or shape[1] % _BLOCK:
         return None
@@ -74,9 +74,13 @@ def choices_by_scheme(
     shape: Shape,
     scheme_of: Callable[[Quantizer, Shape, LayerConfiguration], Scheme | None],
 ) -> dict[Scheme, LayerConfiguration]:
-    """Return the quantizer's layer configurations by scheme; of one scheme, the first."""
+    """Return the layer configurations that a weight can have, by scheme; of one, the first."""
     choices: dict[Scheme, LayerConfiguration] = {}
     for configuration in quantizer.choices().layer_configurations:
+        if isinstance(quantizer, SupportsShapeChoices) and not quantizer.takes(
+            shape, configuration
+        ):
+            continue
         scheme = scheme_of(quantizer, shape, configuration)
         if scheme is not None:
             choices.setdefault(scheme, configuration)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from qsearch_coalora.recipes.schemes import IntegerScheme, ggml_type, integer_scheme
+from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from transformers import AutoModelForCausalLM
@@ -24,9 +25,12 @@ from qsearch.plugins.recipes import RecipeTarget, RecipeText
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import SpaceSpec
-from qsearch.spec.yaml_text import parse_yaml
+from qsearch.spec.yaml_text import dump_yaml, parse_yaml
+from qsearch.storage.study_record import read_study
 from qsearch.testing import ExporterConformance
+from tests.coalora.conftest import WORDS
 from tests.coalora.recipes.conftest import FLOAT, TIED, facts
+from tests.engine.fake_study import command_here
 
 INTEGER_TOOLS = ("auto-round", "gptqmodel", "llm-compressor", "modelopt")
 TOOLS = (*INTEGER_TOOLS, "llama-quantize")
@@ -181,6 +185,24 @@ def test_llama_cpp_quantizes_by_the_file_of_tensor_types(make_job: MakeJob, tmp_
     assert sorted(types.values()) == sorted([*kinds, "BF16", "BF16", "BF16"])
     assert types["blk.1.ffn_down.weight"] == types["output.weight"] == "BF16"
     assert types["blk.0.attn_q.weight"] == kinds[0]
+
+
+def test_ggmls_own_types_are_those_of_the_file_and_of_what_reads_it(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    types = ("IQ4_NL", "Q4_1", "Q5_0", "MXFP4", "Q8_0")
+    options = GGUF.Options(types=types, importance="none")
+    job = make_job(quantizer=GGUF(options), space=SpaceSpec(embeddings=True))
+    recipe = RecipeText(write("llama-quantize", job, tmp_path / "recipe"))
+    read = recipe_formats()["recipe:llama-quantize"].read(recipe, target(job))
+    assert Configuration(read) == job.configuration
+    lines = dict(line.split("=") for line in recipe.text.split())
+    assert lines[r"^token_embd\.weight$"] == job.configuration["embed_tokens"]["type"]
+    write_gguf(AutoModelForCausalLM.from_pretrained(job.model.name), tmp_path / "float.gguf")
+    quantize(tmp_path / "float.gguf", tmp_path / "recipe" / "tensor-types.txt", tmp_path / "q.gguf")
+    assert types_of(tmp_path / "q.gguf") == {
+        pattern[1:-1].replace("\\", ""): kind for pattern, kind in lines.items()
+    }
 
 
 # What is refused
@@ -443,3 +465,46 @@ class TestAutoRound(_Conformance):
 
 class TestLlamaQuantize(_Conformance):
     tool = "llama-quantize"
+
+
+# From a study and back
+
+
+def test_a_study_exports_a_recipe_and_another_starts_from_it(
+    wide_llama_folder: Path, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
+    yaml = tmp_path / "study.yaml"
+    study = {
+        "name": "small",
+        "model": {"name": str(wide_llama_folder)},
+        "task": {"name": "causal-lm", "train": str(text), "validation": str(text), "length": 32},
+        "quantizer": {"name": "integer", "bits": [2, 4, 8], "group_size": [32]},
+        "trainer": {"name": "ptq", "fine_tune": False},
+        "space": {"tied": "fused", "fixed": {FLOAT: {"bits": 8, "group_size": 32}}},
+        "search": {"rounds": 1, "initial": 3, "candidates": 0, "average_bits": [2.6, 8.0]},
+    }
+    yaml.write_text(dump_yaml(study))
+    done = command_here("run", yaml, "--out", tmp_path / "run")
+    assert done.code == 0, done.errors
+    export = ("export", tmp_path / "run", "--bits", "5", "--format", "recipe:auto-round")
+    dry = command_here(*export, "--dry-run")
+    assert dry.code == 0, dry.errors
+    done = command_here(*export, "--to", tmp_path / "recipe")
+    assert done.code == 0, done.errors
+    facts = json.loads((tmp_path / "recipe" / "qsearch.json").read_text())
+    assert (facts["format"], facts["weight_file_bytes"]) == ("recipe:auto-round", 0)
+    card = (tmp_path / "recipe" / "README.md").read_text()
+    assert "| average bits of the quantized weights | " in card
+    assert "weight files" not in card
+    layer_config = json.loads((tmp_path / "recipe" / "layer_config.json").read_text())
+    assert layer_config[f"model.{FLOAT}"]["bits"] == 8
+    recipe = ("--from-recipe", tmp_path / "recipe" / "layer_config.json")
+    again = command_here("run", yaml, "--out", tmp_path / "again", *recipe, "--set", "seed=5")
+    assert again.code == 0, again.errors
+    trials = [read_study(tmp_path / name).trials for name in ("run", "again")]
+    picked = trials[0].set_index("trial").loc[facts["trial"]]
+    same = trials[1][trials[1]["configuration"] == picked["configuration"]]
+    assert set(same["method"]) <= {"recipe", picked["method"]}
+    assert len(same) == 1

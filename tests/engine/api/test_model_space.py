@@ -98,6 +98,17 @@ def test_the_space_keeps_the_weights_that_the_model_had() -> None:
     assert again.digest() == space.digest()
 
 
+def test_pinned_layers_are_in_every_configuration(model: nn.Module) -> None:
+    pinned = {"bits": 8, "group_size": 32}
+    space = qsearch.Space.from_model(model, "integer", OPTIONS, fixed={"0": pinned})
+    samples = [space.sample(seed=seed) for seed in range(5)]
+    assert all(dict(one["0"]) == pinned for one in samples)
+    assert len({one["2"] for one in samples}) > 1
+    whole = qsearch.Space.from_model(model, "integer", OPTIONS)
+    for one in samples:
+        assert space.average_bits(one) == pytest.approx(whole.average_bits(one))
+
+
 def test_a_weight_that_two_layers_have_counts_once() -> None:
     block = Block()
     model = nn.Sequential(nn.Linear(32, 32), nn.Linear(32, 32))
@@ -200,6 +211,8 @@ def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) ->
         ({"tied": "all"}, "Space.from_model: tied: .*, not 'all'"),
         ({"embeddings": True}, "model Sequential has no token embedding"),
         ({"embeddings": 3}, "Space.from_model: embeddings: .*, not 3"),
+        ({"fixed": {"0": {"bits": 9}}}, r"space\.fixed: '0': layer configuration has knobs"),
+        ({"fixed": {"x": {"bits": 8}}}, r"space\.fixed: 'x' matches none of the 3 layers"),
     ],
 )
 def test_bad_arguments_are_named(
