@@ -95,10 +95,12 @@ class IntegerRecipe:
         for layer, path in zip(job.layers, job.paths, strict=True):
             chosen = job.configuration[layer.name]
             scheme = integer_scheme(job.quantizer, layer.shape, chosen)
-            assert scheme is not None, "the quantizer has integers"
-            if fault := self._fault(layer, scheme):
+            if scheme is None:
+                faults.append(f"{path}: {dict(chosen)}, which is not of integers")
+            elif fault := self._fault(layer, scheme):
                 faults.append(f"{path}: {fault}")
-            schemes[path] = scheme
+            else:
+                schemes[path] = scheme
         if faults:
             more = f"; and {len(faults) - _SHOWN} more layers" if len(faults) > _SHOWN else ""
             raise InputError(

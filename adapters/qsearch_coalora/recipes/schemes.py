@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.quantizer_capabilities import SupportsShapeChoices
 from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsGGMLTypes, SupportsIntegers
@@ -50,7 +51,10 @@ def integer_scheme(
         name: torch.empty(layout.shape, dtype=layout.dtype, device="meta")
         for name, layout in quantizer.layout(shape, configuration).items()
     }
-    weight = quantizer.as_integers(QuantizedTensor(tensors, shape, configuration))
+    try:
+        weight = quantizer.as_integers(QuantizedTensor(tensors, shape, configuration))
+    except InputError:  # Some of its weights are none.
+        return None
     scheme = IntegerScheme(weight.bits, weight.group_size, weight.zero_points is None)
     return scheme.of_row(shape[1])
 
