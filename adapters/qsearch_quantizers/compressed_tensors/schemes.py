@@ -1,4 +1,4 @@
-"""Schemes of weights by the names that engines have for them: integers, and 8-bit floating point."""
+"""Schemes of weights by the names that engines have for them: integers and 8-bit floats."""
 
 from __future__ import annotations
 
