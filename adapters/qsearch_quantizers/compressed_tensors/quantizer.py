@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, get_args
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 from torch import Tensor
 
 from qsearch.errors import InputError
@@ -50,7 +50,7 @@ class CompressedTensors(Integer):
 
         @field_validator("scheme")
         @classmethod
-        def _in_order(cls, values: tuple[Scheme, ...]) -> tuple[Scheme, ...]:
+        def _in_order(cls, values: Any, info: ValidationInfo) -> Any:
             if not values or len(set(values)) != len(values):
                 raise ValueError(f"give one value or more, each once, not {list(values)}")
             return tuple(sorted(values, key=get_args(Scheme).index))
@@ -76,6 +76,10 @@ class CompressedTensors(Integer):
         layouts = self.layout(shape, configuration).values()
         total = sum(one.count * (one.bits or 8 * one.dtype.itemsize) for one in layouts)
         return total / math.prod(shape)
+
+    def takes(self, shape: tuple[int, int], configuration: LayerConfiguration) -> bool:
+        """Return whether rows (output × input features) are whole groups, as engines need them."""
+        return shape[1] % self.group_size(configuration, shape[1]) == 0
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
