@@ -125,7 +125,7 @@ class CompressedTensors(Integer):
         """Return a quantized weight as integers, exactly; an InputError for floating point."""
         if self._grouping(quantized.configuration).is_float:
             raise InputError(
-                "weights of the scheme 'FP8' are no integers; the format compressed-tensors holds"
+                "weights of the scheme 'FP8' are not integers; the format compressed-tensors holds"
                 " them"
             )
         return super().as_integers(quantized)

@@ -96,7 +96,7 @@ def test_rows_rounded_by_inputs_in_blocks_are_those_of_one_block(
 def test_floating_point_has_the_nearest_numbers_of_each_row() -> None:
     weight = normal_weight(16, 64)
     weight[3] = 0
-    weight[4] *= 1e-38  # Scales of such a row are no normal numbers any more.
+    weight[4] *= 1e-38  # Scales of such a row are not normal numbers any more.
     quantizer = schemes("FP8")
     quantized = quantizer.quantize(weight, of("FP8"))
     float8 = quantizer.as_float8(quantized)
@@ -113,10 +113,10 @@ def test_floating_point_has_the_nearest_numbers_of_each_row() -> None:
     assert ((weight - restored).abs() <= 1.001 * step)[normal].all()
 
 
-def test_floating_point_is_no_integers_and_integers_are_no_floating_point() -> None:
+def test_floating_point_is_not_integers_nor_the_reverse() -> None:
     quantizer = schemes("FP8", "W8A16-channel")
     weight = normal_weight(8, 64)
-    with pytest.raises(InputError, match="'FP8' are no integers"):
+    with pytest.raises(InputError, match="'FP8' are not integers"):
         quantizer.as_integers(quantizer.quantize(weight, of("FP8")))
     assert quantizer.as_float8(quantizer.quantize(weight, of("W8A16-channel"))) is None
 
@@ -140,7 +140,7 @@ def test_other_values_are_refused(names: tuple[str, ...]) -> None:
         CompressedTensors.Options(scheme=names)
 
 
-def test_rows_that_are_no_whole_groups_do_not_take_them() -> None:
+def test_rows_that_groups_do_not_divide_do_not_take_them() -> None:
     quantizer = schemes(*EVERY)
     assert quantizer.takes((8, 576), of("W4A16-g64"))
     assert not quantizer.takes((8, 576), of("W4A16-g128"))
