@@ -105,8 +105,7 @@ def loads_where(name: str, configuration: str) -> str:
         choices = quantizer.choices().layer_configurations
         (chosen,) = (one for one in choices if _described(one) == configuration)
         weight = quantizer.as_integers(quantizer.quantize(torch.ones(8, 1024), chosen))
-        # Asymmetric integers are written too, but transformers does not load them.
-        found += ["compressed-tensors"] if weight.zero_points is None else []
+        found += ["compressed-tensors"]
         found += ["GGUF"] if ggml_type(weight) else []
     return ", ".join(found)
 

@@ -34,12 +34,20 @@ def init(
     print_line(f"wrote {target}; next: qsearch check {target}")
 
 
-def check(study: StudyFile, set_: Assignments = None) -> None:
+def check(
+    study: StudyFile,
+    set_: Assignments = None,
+    format_: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Refuse what this export format could not hold."),
+    ] = None,
+) -> None:
     """Validate a study; print its layers, space size, and estimated memory and time."""
     from qsearch.storage.directory import load_study_file
     from qsearch.study.checking import check_study
 
-    SafeConsole().print(label_table(check_study(load_study_file(study, set_ or ()), str(study))))
+    lines = check_study(load_study_file(study, set_ or ()), str(study), format_ or ())
+    SafeConsole().print(label_table(lines))
 
 
 def plugins() -> None:

@@ -20,7 +20,8 @@ from qsearch.plugins.protocols import (
 from qsearch.space.configuration import Configuration
 
 if TYPE_CHECKING:
-    pass
+    from qsearch.space.configuration_space import ConfigurationSpace
+    from qsearch.spec.sections import ModelSpec
 
 
 @runtime_checkable
@@ -274,5 +275,22 @@ class SupportsQuantizerCheck(Protocol):
 
         Raises:
             InputError: If it cannot; the message says what the format needs.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsSpaceCheck(Protocol):
+    """Optional for exporters. With it, ``qsearch check --format`` refuses what has no export."""
+
+    def require_space(
+        self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
+    ) -> Sequence[str]:
+        """Check that the format can hold every configuration of a space, and return notes.
+
+        The model is not loaded for it.
+
+        Raises:
+            InputError: If it cannot; the message names layers, and says what to search instead.
         """
         ...

@@ -126,3 +126,27 @@ class SupportsGGMLTypes(Protocol):
     def ggml_blocks(self, quantized: QuantizedTensor) -> Tensor:
         """Return a weight of such a type as bytes (output features × bytes of a row), uint8."""
         ...
+
+
+@dataclass(frozen=True)
+class Float8Weight:
+    """A weight of 8-bit floating-point numbers (e4m3) with one scale a row: scale · code.
+
+    Codes are float8_e4m3fn (output features × input features), scales float32 (output features
+    × 1).
+    """
+
+    codes: Tensor
+    scales: Tensor
+
+
+@runtime_checkable
+class SupportsFloat8(SupportsIntegers, Protocol):
+    """Optional for quantizers with integers, some of whose weights are floating-point instead.
+
+    :meth:`as_integers` of such a weight is an InputError.
+    """
+
+    def as_float8(self, quantized: QuantizedTensor) -> Float8Weight | None:
+        """Return a quantized weight in 8-bit floating point, exactly; None if it is integers."""
+        ...

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from qsearch.errors import InputError
-from qsearch.plugins.capabilities import SupportsDataCheck
+from qsearch.plugins.capabilities import (
+    SupportsDataCheck,
+    SupportsQuantizerCheck,
+    SupportsSpaceCheck,
+)
 from qsearch.plugins.components import StudyComponents, build_components, readable_choices
+from qsearch.plugins.formats import load_exporter
 from qsearch.plugins.quantizer_capabilities import (
     SupportsInstallCheck,
     needs_inputs,
@@ -29,9 +34,13 @@ _TRIED_FEATURES = 256
 """Weights that the quantizer is tried on: few, but more than one group of most quantizers."""
 
 
-def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
-    """Validate a study as a run would; return its estimated needs as lines of (what, value)."""
+def check_study(spec: StudySpec, source: str, formats: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Validate a study as a run would; return its estimated needs as lines of (what, value).
+
+    One is refused whose configurations some format could not hold.
+    """
     components = build_components(spec, source)
+    of_formats = [note for format in formats for note in _format_notes(components, format)]
     if isinstance(components.task, SupportsDataCheck):
         components.task.require_data()
     warnings = study_warnings(components)
@@ -83,9 +92,20 @@ def check_study(spec: StudySpec, source: str) -> list[tuple[str, str]]:
         hours = flops / _flops_per_second() / 3600
         duration = f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.0f} minutes"
         lines.append(("time", f"about {duration} on this machine's CPU (rough estimate)"))
-    notes = (*_restrictions(space), *terms(components), *needs.notes)
+    notes = (*_restrictions(space), *terms(components), *needs.notes, *of_formats)
     lines += [("note", note) for note in notes]
     return lines + [("warning", text) for text in warnings]
+
+
+def _format_notes(components: StudyComponents, format: str) -> Sequence[str]:
+    """Return what an export format says of a study's space; refuse what it cannot hold."""
+    spec, quantizer = components.spec, components.quantizer
+    exporter = load_exporter(format, spec.trainer.name, spec.quantizer.name)
+    if isinstance(exporter, SupportsQuantizerCheck):
+        exporter.require_quantizer(quantizer)
+    if not isinstance(exporter, SupportsSpaceCheck):
+        return ()
+    return exporter.require_space(spec.model, quantizer, components.space)
 
 
 def _pinned(space: ConfigurationSpace) -> str:

@@ -10,7 +10,7 @@ import pytest
     [
         ("integer, symmetric", "bits 4, group_size 64", "packed, compressed-tensors, GGUF"),
         ("integer, symmetric", "bits 3, group_size 64", "packed, compressed-tensors"),
-        ("integer, asymmetric", "bits 4, group_size 64", "packed"),
+        ("integer, asymmetric", "bits 4, group_size 64", "packed, compressed-tensors"),
         ("hqq", "bits 4, group_size 64", "packed"),
     ],
 )

@@ -112,9 +112,15 @@ def bert_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def save_llama(folder: Path, intermediate_size: int, tied: bool = False) -> Path:
+def save_llama(
+    folder: Path, intermediate_size: int, tied: bool = False, hidden_size: int = 32
+) -> Path:
     """Save a small Llama with its tokenizer."""
-    sizes = {"num_key_value_heads": 1, "intermediate_size": intermediate_size}
+    sizes = {
+        "num_key_value_heads": 1,
+        "intermediate_size": intermediate_size,
+        "hidden_size": hidden_size,
+    }
     config = small_config("Llama", **sizes, tie_word_embeddings=tied)
     torch.manual_seed(0)
     transformers.LlamaForCausalLM(config).save_pretrained(folder)

@@ -14,15 +14,19 @@ CASES: dict[str, tuple[tuple[str, ...], tuple[float, float]]] = {
     "bitsandbytes": (("data_type", "block_size", "scale_bits"), (4.1, 8.0)),
     "hqq": (("bits", "group_size"), (2.5, 7.0)),
     "torchao": (("bits", "group_size", "scheme"), (4.1, 8.0)),
+    "compressed-tensors": (("scheme",), (4.0, 8.0)),
 }
 """Knobs and the interval of average bits to search, by quantizer."""
+
+OPTIONS = {"compressed-tensors": "scheme=[W3A16-g32, W4A16-channel, FP8]"}
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_study_searches_its_knobs_and_reports_them(name: str, tmp_path: Path) -> None:
-    if name != "integer":
+    if name not in ("integer", "compressed-tensors"):
         pytest.importorskip(name)
     knobs, interval = CASES[name]
     path = write_tiny_study(tmp_path, name, interval)
-    run(command("run", path, "--out", tmp_path / "run"))
+    options = ["--set", f"quantizer.{OPTIONS[name]}"] if name in OPTIONS else []
+    run(command("run", path, "--out", tmp_path / "run", *options))
     assert_searched_and_reported(tmp_path / "run", knobs)

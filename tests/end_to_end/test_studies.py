@@ -19,6 +19,7 @@ from qsearch_coalora.tasks.docstrings import DocstringSource
 from qsearch_coalora.tasks.documentation import DocumentationSource
 from qsearch_coalora.tasks.labelled_texts import ClassificationOptions
 from qsearch_coalora.tasks.sources import HubDataset
+from qsearch_quantizers.compressed_tensors.quantizer import CompressedTensors
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
@@ -153,6 +154,7 @@ def _documented(section: str) -> dict[str, str]:
         ("`quantizer: {name: normal-float}`", NormalFloat.Options),
         ("`quantizer: {name: integer}`", Integer.Options),
         ("`quantizer: {name: gguf}`", GGUF.Options),
+        ("`quantizer: {name: compressed-tensors}`", CompressedTensors.Options),
         ("Every trainer of qsearch", TrainingOptions),
         ("`trainer.early_stopping`", EarlyStopping),
         ("`trainer: {name: coa-lora}`", CoALoRAOptions),

@@ -44,6 +44,21 @@ class TestIntegerRoundedForInputs(OurQuantizer):
     options = {"rounding": "gptq", "bits": [2, 4], "group_size": [32, 128]}  # noqa: RUF012
 
 
+class TestCompressedTensors(OurQuantizer):
+    name = "compressed-tensors"
+    options = {  # noqa: RUF012
+        "scheme": ["W3A16-channel", "W4A16-g32-asym", "FP8", "W8A16-channel-asym"]
+    }
+
+
+class TestCompressedTensorsRoundedForInputs(OurQuantizer):
+    name = "compressed-tensors"
+    options = {  # noqa: RUF012
+        "rounding": "gptq",
+        "scheme": ["W3A16-g64", "W4A16-channel", "FP8"],
+    }
+
+
 class OptionalQuantizer(OurQuantizer):
     """A quantizer that needs a package, of its own name where no other is given."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qsearch_quantizers.packed.tensor_files import planned
 
 from qsearch.errors import InputError
@@ -9,8 +11,15 @@ from qsearch.models.discovery import discover_layers
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import IntegerWeight, PackableQuantizer, SupportsIntegers
-from qsearch.space.layers import FUSED_ROLES, tied_groups
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
 from qsearch_coalora.models.loading import skeleton
+
+
+def fused_layers(layers: Sequence[LayerSpec]) -> list[list[str]]:
+    """Return the names of layers which engines fuse into one matrix, by matrix."""
+    groups = tied_groups(layers, FUSED_ROLES)
+    return [[layers[position].name for position in group.members] for group in groups]
 
 
 def require_fused_alike(job: ExportJob, format: str) -> None:
@@ -19,11 +28,11 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
     config = getattr(job.module, "config", None)
     layers = discover_layers(skeleton(config, job.model)) if config else tuple(job.layers)
     chosen = {one.name: dict(job.configuration.get(one.name, {})) for one in layers}
-    unlike = []
-    for group in tied_groups(layers, FUSED_ROLES):
-        members = [layers[position].name for position in group.members]
-        if any(chosen[name] != chosen[members[0]] for name in members):
-            unlike.append(members)
+    unlike = [
+        members
+        for members in fused_layers(layers)
+        if any(chosen[name] != chosen[members[0]] for name in members)
+    ]
     if unlike:
         shown = "; ".join(
             ", ".join(f"{name} {chosen[name] or 'not quantized'}" for name in members)
@@ -60,12 +69,21 @@ def planned_integers(job: ExportJob, position: int, format: str) -> IntegerWeigh
     """
     quantizer = job.quantizer
     integers = require_integers(quantizer, format)
-    if not isinstance(quantizer, PackableQuantizer):
-        raise InputError(f"--format {format}: quantizer {quantizer.name!r} has no layout()")
     layer = job.layers[position]
     chosen = job.configuration[layer.name]
-    tensors = {
-        name: planned(layout.shape, layout.dtype)
-        for name, layout in quantizer.layout(layer.shape, chosen).items()
-    }
-    return integers.as_integers(QuantizedTensor(tensors, layer.shape, chosen))
+    return integers.as_integers(planned_weight(quantizer, layer, chosen, format))
+
+
+def planned_weight(
+    quantizer: Quantizer, layer: LayerSpec, configuration: LayerConfiguration, format: str
+) -> QuantizedTensor:
+    """Return a layer's quantized weight without values: on the meta device.
+
+    Raises:
+        InputError: If the quantizer does not say its shapes.
+    """
+    if not isinstance(quantizer, PackableQuantizer):
+        raise InputError(f"--format {format}: quantizer {quantizer.name!r} has no layout()")
+    layouts = quantizer.layout(layer.shape, configuration)
+    tensors = {name: planned(layout.shape, layout.dtype) for name, layout in layouts.items()}
+    return QuantizedTensor(tensors, layer.shape, configuration)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from qsearch.plugins.exporters import ExportJob
     from qsearch.plugins.protocols import Quantizer
+    from qsearch.space.configuration_space import ConfigurationSpace
+    from qsearch.spec.sections import ModelSpec
     from qsearch_coalora.export.job import AdapterJob
 
 _WITH_ADAPTER = ("coa-lora", "shared-lora", "qlora")
@@ -119,19 +121,27 @@ class MergedExporter:
 class CompressedTensorsExporter:
     """See :func:`~qsearch_coalora.export.compressed_tensors.export_compressed_tensors`."""
 
-    description = "integer weights and the adapter, which vLLM and transformers load"
-    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
+    description = "integers or 8-bit floats, and the adapter, which vLLM and transformers load"
+    trainers: ClassVar[tuple[str, ...] | None] = (*_WITH_ADAPTER, "ptq")
     quantizers: ClassVar[tuple[str, ...] | None] = None
     weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
-        """Check that its weights are integers."""
+        """Check that its weights are integers or 8-bit floats."""
         from qsearch_coalora.export.engines import require_integers
 
         require_integers(quantizer, "compressed-tensors")
 
+    def require_space(
+        self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
+    ) -> list[str]:
+        """Check that engines load every configuration of a space."""
+        from qsearch_coalora.export.compressed_tensors_space import require_space
+
+        return require_space(model, quantizer, space)
+
     def write(self, job: AdapterJob, directory: Path) -> None:
-        """Write the model in packed integers, and the adapter in a folder inside."""
+        """Write the model, and an adapter in a folder inside."""
         from qsearch_coalora.export.compressed_tensors import export_compressed_tensors
 
         export_compressed_tensors(job, directory)

@@ -75,19 +75,28 @@ def compensated_codes(
     Returns:
         Codes (output features × input features) and grids (output features × groups).
     """
-    block = max(BLOCK, group_size)  # Whole groups: one is compensated before its grid is found.
     # Columns are rows here, since they are read and written one by one.
     original = weight.t()
+    block = max(BLOCK, group_size)  # Whole groups: one is compensated before its grid is found.
+    row_grid = None
+    if 2 * BLOCK < len(original) <= group_size:
+        # The grid of whole rows has no errors before it, and blocks of them are much faster.
+        row_grid, group_size, block = find_grid(original, 0), BLOCK, BLOCK
     target = original.contiguous().clone()
     codes = torch.empty(target.shape, dtype=torch.uint8, device=target.device)
     grids: list[Grid] = []
     for start in range(0, len(target), block):
         own = slice(start, start + block)
         codes[own], errors, own_grids = _rounded_block(
-            factor[own, own], original[own], target[own], group_size, find_grid
+            factor[own, own],
+            original[own],
+            target[own],
+            group_size,
+            find_grid if row_grid is None else lambda *_: row_grid,
         )
         grids += own_grids
         target[own.stop :].addmm_(factor[own, own.stop :].t(), errors)
+    grids = grids if row_grid is None else [row_grid]
     return codes.t(), Grid(
         torch.cat([grid.scales for grid in grids]).t(),
         torch.cat([grid.zero_points for grid in grids]).t(),

@@ -23,6 +23,14 @@ class GroupedQuantizer(KnobQuantizer):
     perhaps ``zero_points`` (same shape).
     """
 
+    def bits(self, configuration: LayerConfiguration) -> int:
+        """Return the bits of a code: the knob ``bits``."""
+        return configuration.integer("bits")
+
+    def group_size(self, configuration: LayerConfiguration, columns: int) -> int:
+        """Return the size of a group in rows of some length: the knob ``group_size``."""
+        return configuration.integer("group_size")
+
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return the type of zero points: uint8 for codes; None where all are 2^(bits - 1)."""
         raise NotImplementedError
@@ -35,14 +43,14 @@ class GroupedQuantizer(KnobQuantizer):
             for name, layout in layouts.items()
             if name != "codes"
         )
-        return configuration.integer("bits") + of_group / configuration.integer("group_size")
+        return self.bits(configuration) + of_group / self.group_size(configuration, 1)
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration
     ) -> Mapping[str, TensorLayout]:
         """Return how the tensors of a weight of this shape are stored."""
-        bits = configuration.integer("bits")
-        groups = (shape[0], -(-shape[1] // configuration.integer("group_size")))
+        bits = self.bits(configuration)
+        groups = (shape[0], -(-shape[1] // self.group_size(configuration, shape[1])))
         layout = {
             "codes": TensorLayout(shape, torch.uint8, bits),
             "scales": TensorLayout(groups, torch.float16, None),
@@ -84,9 +92,9 @@ class GroupedQuantizer(KnobQuantizer):
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
         """Return the float32 weight (output features × input features)."""
-        size = quantized.configuration.integer("group_size")
-        middle = 2.0 ** (quantized.configuration.integer("bits") - 1)
         rows, columns = quantized.shape
+        size = self.group_size(quantized.configuration, columns)
+        middle = 2.0 ** (self.bits(quantized.configuration) - 1)
         codes, scales = quantized.tensors["codes"], quantized.tensors["scales"]
         zero_points = quantized.tensors.get("zero_points")
         weight = torch.empty(quantized.shape, dtype=torch.float32, device=codes.device)
@@ -119,6 +127,16 @@ class GroupedQuantizer(KnobQuantizer):
             tensors[name] = elements[name](rows[:, None] * layout.shape[1] + columns)
         return self.dequantize(QuantizedTensor(tensors, (len(rows), shape[1]), configuration))
 
+    def integer_weight(self, quantized: QuantizedTensor) -> IntegerWeight:
+        """Return a weight with integer zero points as integers on a grid, exactly."""
+        return IntegerWeight(
+            quantized.tensors["codes"],
+            quantized.tensors["scales"],
+            quantized.tensors.get("zero_points"),
+            self.bits(quantized.configuration),
+            self.group_size(quantized.configuration, quantized.shape[1]),
+        )
+
 
 def groups_of_row(columns: int, size: int) -> Iterator[tuple[slice, slice, int]]:
     """Yield the columns, groups and group length of a row's whole groups, and of the rest."""
@@ -127,17 +145,6 @@ def groups_of_row(columns: int, size: int) -> Iterator[tuple[slice, slice, int]]
         yield slice(0, whole * size), slice(0, whole), size
     if rest:
         yield slice(whole * size, columns), slice(whole, whole + 1), rest
-
-
-def integer_weight(quantized: QuantizedTensor) -> IntegerWeight:
-    """Return a weight with integer zero points as integers on a grid, exactly."""
-    return IntegerWeight(
-        quantized.tensors["codes"],
-        quantized.tensors["scales"],
-        quantized.tensors.get("zero_points"),
-        quantized.configuration.integer("bits"),
-        quantized.configuration.integer("group_size"),
-    )
 
 
 def _of_groups(values: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from qsearch_quantizers.integer.grid import (
     nearest_codes,
     symmetric_grid,
 )
-from qsearch_quantizers.integer.grouped import GroupedQuantizer, integer_weight
+from qsearch_quantizers.integer.grouped import GroupedQuantizer
 from qsearch_quantizers.knobs import KnobOptions
 from qsearch_quantizers.weights import CHUNK, check_moment, check_weight
 
@@ -79,7 +79,7 @@ class Integer(GroupedQuantizer):
 
     def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
         """Return uint8 for the asymmetric scheme."""
-        return torch.uint8 if self._asymmetric(configuration) else None
+        return torch.uint8 if self.is_asymmetric(configuration) else None
 
     def require_installed(self) -> None:
         """Do nothing: it needs no package of its own."""
@@ -135,10 +135,11 @@ class Integer(GroupedQuantizer):
         chunk: int = CHUNK,
     ) -> QuantizedTensor:
         """Return a weight as rounded, a chunk of weights at a time, to grids of its groups."""
-        bits, size = configuration.integer("bits"), configuration.integer("group_size")
-        grid_of = asymmetric_grid if self._asymmetric(configuration) else symmetric_grid
+        bits = self.bits(configuration)
+        grid_of = asymmetric_grid if self.is_asymmetric(configuration) else symmetric_grid
 
         def quantize(rows: Tensor) -> dict[str, Tensor]:
+            size = self.group_size(configuration, rows.shape[1])
             codes, grid = rounded(rows, size, partial(grid_of, bits=bits))
             return {"codes": codes, "scales": grid.scales, "zero_points": grid.zero_points}
 
@@ -146,8 +147,9 @@ class Integer(GroupedQuantizer):
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
-        return integer_weight(quantized)
+        return self.integer_weight(quantized)
 
-    def _asymmetric(self, configuration: LayerConfiguration) -> bool:
+    def is_asymmetric(self, configuration: LayerConfiguration) -> bool:
+        """Return whether groups have zero points of their own."""
         scheme = self.options.scheme
         return (scheme if isinstance(scheme, str) else configuration.text("scheme")) == SCHEMES[1]

@@ -10,7 +10,7 @@ from torch import Tensor
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
-from qsearch_quantizers.integer.grouped import GroupedQuantizer, integer_weight
+from qsearch_quantizers.integer.grouped import GroupedQuantizer
 from qsearch_quantizers.knobs import KnobOptions
 from qsearch_quantizers.libraries.optional import optional_module
 
@@ -74,4 +74,4 @@ class TorchAO(GroupedQuantizer):
 
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
-        return integer_weight(quantized)
+        return self.integer_weight(quantized)

@@ -9,12 +9,10 @@ import pytest
 import torch
 from peft import PeftModel
 from qsearch_coalora.models.loading import CAUSAL
-from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.embedding import PackedEmbedding
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
-from qsearch.errors import InputError
 from qsearch.testing.samples import draw_configurations
 from tests.coalora.conftest import causal_tasks
 from tests.coalora.exported import export, loaded_logits, study_logits
@@ -106,15 +104,3 @@ def test_a_state_has_original_tables_under_all_their_names(study: tuple[Any, ...
     names = [name for name in state if name.endswith(("embed_tokens.weight", "lm_head.weight"))]
     for name in names:
         assert any(state[name] is original for original in originals), name
-
-
-def test_compressed_tensors_refuse_them(
-    make_trainer: Any, tied_llama_folder: Path, make_causal_task: Any, tmp_path: Path
-) -> None:
-    quantizer = Integer(Integer.Options(bits=(4, 8), group_size=(32,)))
-    trainer = make_trainer(
-        plugin=quantizer, model=tied_llama_folder, task=make_causal_task(), embeddings=True
-    )
-    (chosen,) = draw_configurations(trainer.layers(), quantizer.choices(), 1)
-    with pytest.raises(InputError, match=r"read embeddings .* in float.*space\.embeddings"):
-        export(trainer, chosen, tmp_path, "compressed-tensors")

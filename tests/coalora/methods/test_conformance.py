@@ -74,7 +74,7 @@ class TestLQLoRA(OnBert):
 
 class TestPTQ(OnBert):
     name = "ptq"
-    formats = ("merged", "packed")
+    formats = ("compressed-tensors", "merged", "packed")
 
 
 class TestCoALoRAOfACausalModel(OurTrainer, EvaluationChecks, ExportChecks):

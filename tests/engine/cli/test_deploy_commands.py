@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -15,11 +16,13 @@ from typing import Any
 
 import pytest
 
+from qsearch.deployment.budgets import Budget
+from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.paths import FOOTPRINT_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
-from tests.engine.fake_study import of_objective
+from tests.engine.fake_study import in_child, of_objective
 
 
 @pytest.fixture(scope="module")
@@ -371,6 +374,36 @@ def test_an_export_goes_into_an_empty_folder_alone_as_it_is(
     exported("--bits", "4", to=Path())
     assert (tmp_path / "here" / "configuration.json").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"real", "link", "here"}
+
+
+@pytest.mark.parametrize("end", ["interrupted", "killed"])
+def test_an_export_that_does_not_end_leaves_no_folder(
+    end: str, finished: Path, exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter = load_plugin("exporters", "json")
+
+    def write_half(self: object, job: object, directory: Path) -> None:
+        (directory / "configuration.json").write_text("{")
+        if end == "killed":
+            os._exit(9)
+        raise KeyboardInterrupt
+
+    def export_once() -> None:
+        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(exporter, "write", write_half)
+        if end == "killed":
+            assert in_child(export_once) == 9
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                export_once()
+    # What a killed process leaves has another name, and goes with the next export.
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == ({".out.partial"} if end == "killed" else set())
+    out = exported("--bits", "4")
+    assert read_json(out / "configuration.json")
+    assert {path.name for path in tmp_path.iterdir()} == {"out"}
 
 
 def test_a_sweep_writes_one_folder_for_each_configuration(exported, record: StudyRecord) -> None:

@@ -25,6 +25,14 @@ def test_check_applies_assignments(qsearch, tmp_path: Path) -> None:
     assert "20 quantizable" in qsearch("check", study, "--set", "trainer.blocks=5").output
 
 
+def test_check_refuses_what_an_export_format_could_not_hold(qsearch, tmp_path: Path) -> None:
+    study = write_study_yaml(tmp_path / "my.yaml")
+    assert qsearch("check", study, "--format", "json").code == 0
+    code, _, error = qsearch("check", study, "--format", "json", "--format", "adapter")
+    assert code == 2
+    assert "--format 'adapter': it is for trainers" in error
+
+
 def test_the_study_yaml_in_a_directory_is_itself_a_study(finished: Path, qsearch) -> None:
     assert qsearch("check", finished / "study.yaml").code == 0
     assert study_values()["name"] in (finished / "study.yaml").read_text()

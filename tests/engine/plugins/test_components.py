@@ -229,6 +229,22 @@ def test_what_no_layer_can_have_is_refused(
     assert refusal().startswith(said)
 
 
+def test_check_asks_an_export_format_about_the_space(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, exporter = study_spec(), load_plugin("exporters", "json")
+    assert check_study(spec, "my.yaml", ["json"])
+    monkeypatch.setattr(exporter, "require_space", lambda *_: ["runs nowhere"], raising=False)
+    assert ("note", "runs nowhere") in check_study(spec, "my.yaml", ["json"])
+
+    def refusing(self: Any, model: Any, quantizer: Any, space: Any) -> Any:
+        raise InputError(f"no room for {space.layers[0].name}")
+
+    monkeypatch.setattr(exporter, "require_space", refusing)
+    with pytest.raises(InputError, match=r"no room for block\.0\.query"):
+        check_study(spec, "my.yaml", ["json"])
+    with pytest.raises(InputError, match="'jsn': no exporter is called so"):
+        check_study(spec, "my.yaml", ["jsn"])
+
+
 def test_check_counts_the_memory_that_each_configuration_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

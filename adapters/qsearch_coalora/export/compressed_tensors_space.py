@@ -1,0 +1,82 @@
+"""Whether engines load every configuration of a space, told before a study runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from qsearch.errors import InputError
+from qsearch.plugins.protocols import Quantizer
+from qsearch.space.configuration_space import ConfigurationSpace
+from qsearch.space.layers import HEAD, LayerSpec
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.export.compressed_tensors_config import (
+    FORMAT,
+    WeightScheme,
+    engine_weight,
+    scheme_of,
+)
+from qsearch_coalora.export.engines import fused_layers, planned_weight
+from qsearch_coalora.export.vllm import kernel_notes, problem, require_loadable
+from qsearch_coalora.models.loading import load_shape
+
+
+def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace) -> list[str]:
+    """Check that the format compressed-tensors holds every configuration of a space.
+
+    Returns:
+        On which hardware vLLM has no kernels for some of them.
+
+    Raises:
+        InputError: If it does not; the message names the layers.
+    """
+    _require_fused_together(load_shape(model)[0].layers, space)
+    fused = {name for names in fused_layers(space.layers) if len(names) > 1 for name in names}
+    has_head = any(layer.role == HEAD for layer in space.layers)
+    pairs = list(_possible(quantizer, space))
+    reasons = (
+        (layer.name, problem(layer, scheme, layer.name in fused, has_head))
+        for layer, scheme in pairs
+    )
+    require_loadable(
+        ((name, reason) for name, reason in reasons if reason),
+        "leave such choices out of the quantizer's options, or such layers out of the study",
+    )
+    return kernel_notes(pairs)
+
+
+def _possible(
+    quantizer: Quantizer, space: ConfigurationSpace
+) -> Iterator[tuple[LayerSpec, WeightScheme]]:
+    """Yield each layer with the scheme of each layer configuration that it can take."""
+    takes = getattr(quantizer, "takes", lambda shape, configuration: True)
+    schemes: dict[tuple[int, int], list[WeightScheme]] = {}
+    for layer in space.layers:
+        if layer.shape not in schemes:
+            of_shape = (
+                planned_weight(quantizer, layer, configuration, FORMAT)
+                for configuration in space.choices.layer_configurations
+                if takes(layer.shape, configuration)
+            )
+            schemes[layer.shape] = [scheme_of(engine_weight(quantizer, one)) for one in of_shape]
+        yield from ((layer, scheme) for scheme in schemes[layer.shape])
+
+
+def _require_fused_together(layers: tuple[LayerSpec, ...], space: ConfigurationSpace) -> None:
+    """Refuse layers that engines fuse, and that a configuration may quantize differently."""
+    tied = {
+        space.layers[member].name: group.name for group in space.groups for member in group.members
+    }
+    apart = [names for names in fused_layers(layers) if len({tied.get(name) for name in names}) > 1]
+    if apart:
+        partly = [name for name in apart[0] if name not in tied]
+        shown = ", ".join(repr(name) for name in apart[0])
+        more = f", and so in {len(apart) - 1} more places" if len(apart) > 1 else ""
+        remedy = (
+            f"have model.layers name {', '.join(map(repr, partly))} too, or none of them"
+            if partly
+            else "search with space.tied: fused"
+        )
+        raise InputError(
+            f"--format {FORMAT}: inference engines fuse {shown}{more}, which a configuration may"
+            f" quantize differently; {remedy}"
+        )

@@ -1,0 +1,1 @@
+"""Quantizer of the schemes that the format compressed-tensors has for weights alone."""
