@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import HEAD, LayerSpec
@@ -15,7 +14,11 @@ from qsearch_coalora.export.compressed_tensors_config import (
     engine_weight,
     scheme_of,
 )
-from qsearch_coalora.export.engines import fused_layers, planned_weight
+from qsearch_coalora.export.engines import (
+    fused_layers,
+    planned_weight,
+    require_fused_together,
+)
 from qsearch_coalora.export.vllm import kernel_notes, problem, require_loadable
 from qsearch_coalora.models.loading import load_shape
 
@@ -29,7 +32,7 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
     Raises:
         InputError: If it does not; the message names the layers.
     """
-    _require_fused_together(load_shape(model)[0].layers, space)
+    require_fused_together(load_shape(model)[0].layers, space, FORMAT)
     fused = {name for names in fused_layers(space.layers) if len(names) > 1 for name in names}
     has_head = any(layer.role == HEAD for layer in space.layers)
     pairs = list(_possible(quantizer, space))
@@ -59,24 +62,3 @@ def _possible(
             )
             schemes[layer.shape] = [scheme_of(engine_weight(quantizer, one)) for one in of_shape]
         yield from ((layer, scheme) for scheme in schemes[layer.shape])
-
-
-def _require_fused_together(layers: tuple[LayerSpec, ...], space: ConfigurationSpace) -> None:
-    """Refuse layers that engines fuse, and that a configuration may quantize differently."""
-    tied = {
-        space.layers[member].name: group.name for group in space.groups for member in group.members
-    }
-    apart = [names for names in fused_layers(layers) if len({tied.get(name) for name in names}) > 1]
-    if apart:
-        partly = [name for name in apart[0] if name not in tied]
-        shown = ", ".join(repr(name) for name in apart[0])
-        more = f", and so in {len(apart) - 1} more places" if len(apart) > 1 else ""
-        remedy = (
-            f"have model.layers name {', '.join(map(repr, partly))} too, or none of them"
-            if partly
-            else "search with space.tied: fused"
-        )
-        raise InputError(
-            f"--format {FORMAT}: inference engines fuse {shown}{more}, which a configuration may"
-            f" quantize differently; {remedy}"
-        )

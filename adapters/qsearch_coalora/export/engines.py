@@ -12,6 +12,7 @@ from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.tensor_layout import IntegerWeight, PackableQuantizer, SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
 from qsearch_coalora.models.loading import skeleton
 
@@ -43,6 +44,29 @@ def require_fused_alike(job: ExportJob, format: str) -> None:
         raise InputError(
             f"--format {format}: inference engines fuse layers that this configuration quantizes"
             f" differently: {shown}{more}; search with space.tied: fused"
+        )
+
+
+def require_fused_together(
+    layers: Sequence[LayerSpec], space: ConfigurationSpace, format: str
+) -> None:
+    """Refuse layers that engines fuse, and that a configuration may quantize differently."""
+    tied = {
+        space.layers[member].name: group.name for group in space.groups for member in group.members
+    }
+    apart = [names for names in fused_layers(layers) if len({tied.get(name) for name in names}) > 1]
+    if apart:
+        partly = [name for name in apart[0] if name not in tied]
+        shown = ", ".join(repr(name) for name in apart[0])
+        more = f", and so in {len(apart) - 1} more places" if len(apart) > 1 else ""
+        remedy = (
+            f"have model.layers name {', '.join(map(repr, partly))} too, or none of them"
+            if partly
+            else "search with space.tied: fused"
+        )
+        raise InputError(
+            f"--format {format}: inference engines fuse {shown}{more}, which a configuration may"
+            f" quantize differently; {remedy}"
         )
 
 

@@ -12,8 +12,10 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
 from qsearch.plugins.tensor_layout import SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import EMBEDDING, LayerSpec
-from qsearch_coalora.recipes.layers import float_linears, layer_paths
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.recipes.layers import float_linears, layer_paths, possible_choices
 from qsearch_coalora.recipes.schemes import IntegerScheme, choices_by_scheme, integer_scheme
 
 _SHOWN = 3
@@ -95,22 +97,43 @@ class IntegerRecipe:
         for layer, path in zip(job.layers, job.paths, strict=True):
             chosen = job.configuration[layer.name]
             scheme = integer_scheme(job.quantizer, layer.shape, chosen)
-            if scheme is None:
-                faults.append(f"{path}: {dict(chosen)}, which is not of integers")
-            elif fault := self._fault(layer, scheme):
-                faults.append(f"{path}: {fault}")
-            else:
+            if scheme is not None:
                 schemes[path] = scheme
-        if faults:
-            more = f"; and {len(faults) - _SHOWN} more layers" if len(faults) > _SHOWN else ""
-            raise InputError(
-                f"--format recipe:{self.name}: {self.tool} cannot express this configuration:"
-                f" {'; '.join(faults[:_SHOWN])}{more}"
-            )
+            if fault := self._fault(layer, chosen, scheme):
+                faults.append(f"{path}: {fault}")
+        self._require_none(faults, "this configuration")
         return schemes
 
-    def _fault(self, layer: LayerSpec, scheme: IntegerScheme) -> str:
+    def require_space(
+        self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
+    ) -> list[str]:
+        """Check that the tool expresses every configuration of a space; there are no notes."""
+        from qsearch_coalora.export.engines import require_fused_together
+        from qsearch_coalora.models.loading import load_shape
+
+        self.require_quantizer(quantizer)
+        require_fused_together(load_shape(model)[0].layers, space, f"recipe:{self.name}")
+        faults = (
+            (layer, self._fault(layer, one, integer_scheme(quantizer, layer.shape, one)))
+            for layer, one in possible_choices(space)
+        )
+        texts = dict.fromkeys(f"{layer.name}: {fault}" for layer, fault in faults if fault)
+        self._require_none(list(texts), "each configuration of the study")
+        return []
+
+    def _require_none(self, faults: Sequence[str], what: str) -> None:
+        if faults:
+            raise InputError(
+                f"--format recipe:{self.name}: {self.tool} cannot express {what}:"
+                f" {first_of(faults)}"
+            )
+
+    def _fault(
+        self, layer: LayerSpec, configuration: LayerConfiguration, scheme: IntegerScheme | None
+    ) -> str:
         """Return which field of a layer the tool has no scheme for; empty if it has one."""
+        if scheme is None:
+            return f"{dict(configuration)}, which is not of integers"
         if layer.role == EMBEDDING:
             return "it quantizes no embeddings (space.embeddings)"
         if scheme.bits not in self.bits:
@@ -152,6 +175,12 @@ class IntegerRecipe:
                 )
             configuration[layer.name] = choices[layer.shape][scheme]
         return configuration
+
+
+def first_of(faults: Sequence[str]) -> str:
+    """Return a few faults, and how many more there are."""
+    more = f"; and {len(faults) - _SHOWN} more" if len(faults) > _SHOWN else ""
+    return "; ".join(faults[:_SHOWN]) + more
 
 
 def _listed(values: Sequence[int]) -> str:

@@ -20,8 +20,10 @@ from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
 from qsearch.plugins.tensor_layout import SupportsGGMLTypes, SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
-from qsearch_coalora.recipes.integers import NO_WEIGHTS
-from qsearch_coalora.recipes.layers import float_weights, layer_paths
+from qsearch.space.configuration_space import ConfigurationSpace
+from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.recipes.integers import NO_WEIGHTS, first_of
+from qsearch_coalora.recipes.layers import float_weights, layer_paths, possible_choices
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import choices_by_scheme, ggml_type
 
@@ -33,8 +35,6 @@ _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3", "roberta": "bert"
 """What GGUF calls an architecture, where transformers calls it otherwise."""
 
 _FLOAT_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
-_SHOWN = 3
-
 _CARD = """\
 # {model}: a recipe for llama-quantize
 
@@ -98,14 +98,21 @@ class LlamaQuantizeRecipe:
             if kind is None:
                 faults.append(f"{path}: {dict(chosen)}")
             kinds[path] = kind or ""
-        if faults:
-            more = f"; and {len(faults) - _SHOWN} more layers" if len(faults) > _SHOWN else ""
-            raise InputError(
-                f"--format {_FORMAT}: ggml has no type of as many bits for"
-                f" {'; '.join(faults[:_SHOWN])}{more}; of integers, it has symmetric ones of 4 and"
-                " 8 bits in groups of 32 that divide a row"
-            )
+        _require_none(faults)
         return kinds
+
+    def require_space(
+        self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
+    ) -> list[str]:
+        """Check that every configuration of a space has types; there are no notes."""
+        self.require_quantizer(quantizer)
+        faults = (
+            f"{layer.name}: {dict(one)}"
+            for layer, one in possible_choices(space)
+            if ggml_type(quantizer, layer.shape, one) is None
+        )
+        _require_none(list(dict.fromkeys(faults)))
+        return []
 
     def reads(self, recipe: RecipeText) -> bool:
         """Return whether it is items ``pattern=type``."""
@@ -134,6 +141,14 @@ class LlamaQuantizeRecipe:
                 )
             configuration[layer.name] = choices[kind.upper()]
         return configuration
+
+
+def _require_none(faults: Sequence[str]) -> None:
+    if faults:
+        raise InputError(
+            f"--format {_FORMAT}: ggml has no type of as many bits for {first_of(faults)}; of"
+            " integers, it has symmetric ones of 4 and 8 bits in groups of 32 that divide a row"
+        )
 
 
 def _tensor_names(config: Any, paths: Sequence[str], required: bool = True) -> dict[str, str]:

@@ -19,6 +19,8 @@ from transformers import AutoModelForCausalLM
 from benchmarks.recipe_model import write_gguf
 from benchmarks.recipe_tools.llama_quantize import quantize, types_of
 from qsearch.errors import InputError
+from qsearch.plugins.capabilities import SupportsSpaceCheck
+from qsearch.plugins.components import space_of
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.formats import recipe_formats
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
@@ -286,6 +288,47 @@ class _Part:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._job, name)
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_check_accepts_a_study_whose_configurations_the_tool_expresses(
+    make_job: MakeJob, tool: str
+) -> None:
+    job = make_job()
+    space = space_of(job.quantizer, job.layers, TIED)
+    exporter = load_plugin("exporters", f"recipe:{tool}")()
+    assert isinstance(exporter, SupportsSpaceCheck)
+    assert exporter.require_space(job.model, job.quantizer, space) == []
+
+
+@pytest.mark.parametrize(
+    ("tool", "space", "options", "said"),
+    [
+        (
+            "auto-round",
+            SpaceSpec(tied="fused", fixed={"*o_proj": {"bits": 4, "group_size": 32}}),
+            {"scheme": "asymmetric"},
+            "cannot express each configuration of the study: layers.0.self_attn.q_proj: bits 8 with"
+            " zero points, of which it has those of bits 2, 3 or 4; layers.0.self_attn.k_proj: ",
+        ),
+        ("gptqmodel", SpaceSpec(), {}, "inference engines fuse 'layers.0.self_attn.q_proj', 'l"),
+        (
+            "llama-quantize",
+            SpaceSpec(),
+            {"bits": (3, 4)},
+            "for layers.0.self_attn.q_proj: {'bits': 3, 'group_size': 32}; layers.0.self_attn.k_pr",
+        ),
+    ],
+)
+def test_check_refuses_a_study_some_of_whose_configurations_the_tool_cannot_express(
+    make_job: MakeJob, tool: str, space: SpaceSpec, options: dict[str, Any], said: str
+) -> None:
+    job = make_job(**options)
+    searched = space_of(job.quantizer, job.layers, space)
+    exporter = load_plugin("exporters", f"recipe:{tool}")()
+    with pytest.raises(InputError, match=re.escape(said)) as caught:
+        exporter.require_space(job.model, job.quantizer, searched)
+    assert "o_proj" not in str(caught.value)
 
 
 # Recipes that others wrote
