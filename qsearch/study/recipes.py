@@ -50,7 +50,7 @@ def study_recipes(components: StudyComponents, directory: Path | None = None) ->
     """Return the recipes of a study: those that its directory keeps, if it has results.
 
     Raises:
-        InputError: If a file cannot be read, is no recipe for the study, or has changed since it
+        InputError: If a file cannot be read, is not a recipe for the study, or has changed since it
             was read; the message names the file.
     """
     files = components.spec.search.recipes

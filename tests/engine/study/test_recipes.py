@@ -127,7 +127,7 @@ def test_a_study_resumes_without_the_file_but_not_with_another(file: Path, tmp_p
         ({"mine": "block.0.key: bits 7"}, "block.0.key: bits 7: quantizer 'fake' has 2, 3, 4, 8"),
     ],
 )
-def test_what_is_no_recipe_for_the_study_is_named(
+def test_what_is_not_a_recipe_for_the_study_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: Any, said: str
 ) -> None:
     monkeypatch.setattr(recipes, "recipe_formats", lambda: {"mine": Mine()})
