@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 
 from qsearch.plugins.protocols import Quantizer
 from qsearch.space.configuration_space import ConfigurationSpace
@@ -51,14 +51,14 @@ def _possible(
     quantizer: Quantizer, space: ConfigurationSpace
 ) -> Iterator[tuple[LayerSpec, WeightScheme]]:
     """Yield each layer with the scheme of each layer configuration that it can take."""
-    takes = getattr(quantizer, "takes", lambda shape, configuration: True)
+    every = space.choices.layer_configurations
+    taken: Mapping[tuple[int, int], Sequence[int]] = getattr(space, "shape_choices", {})
     schemes: dict[tuple[int, int], list[WeightScheme]] = {}
     for layer in space.layers:
         if layer.shape not in schemes:
             of_shape = (
-                planned_weight(quantizer, layer, configuration, FORMAT)
-                for configuration in space.choices.layer_configurations
-                if takes(layer.shape, configuration)
+                planned_weight(quantizer, layer, every[choice], FORMAT)
+                for choice in taken.get(layer.shape, range(len(every)))
             )
             schemes[layer.shape] = [scheme_of(engine_weight(quantizer, one)) for one in of_shape]
         yield from ((layer, scheme) for scheme in schemes[layer.shape])

@@ -81,10 +81,6 @@ def test_groups_that_do_not_divide_rows_are_refused_with_the_layers(llama_folder
         checked(llama_folder, integers(bits=(4, 8)))
 
 
-def test_schemes_that_a_layer_does_not_take_are_none_of_its_problems(llama_folder: Path) -> None:
-    assert checked(llama_folder, schemes("W8A16-channel", "W8A16-g32"))
-
-
 def test_zero_points_that_do_not_fill_words_are_refused(llama_folder: Path) -> None:
     with pytest.raises(InputError, match=r"k_proj', .*: each has 16 output features, whose zero"):
         checked(llama_folder, schemes("W3A16-channel-asym", "W8A16-channel"))
