@@ -27,7 +27,7 @@ from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.paths import STUDY_YAML
-from qsearch.storage.study_record import StudyRecord, row_configuration
+from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 from qsearch.study.warnings import study_warnings
 
 FULL_PRECISION = "full precision"
@@ -179,11 +179,6 @@ def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
     return found
 
 
-def known_bytes(row: pd.Series | None) -> int | None:
-    """Return the bytes of a row of ``trials.parquet``, if both are known."""
-    return None if row is None or math.isnan(row["bytes"]) else int(row["bytes"])
-
-
 def _model_values(model: EvaluatedModel) -> dict[str, Any]:
     row, evaluation = model.row, model.evaluation
     examples = evaluation.examples
@@ -191,7 +186,7 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
         "name": model.name,
         "trial": None if row is None else int(row["trial"]),
         "average_bits": None if row is None else float(row["average_bits"]),
-        "file_bytes": known_bytes(row),
+        "file_bytes": row_bytes(row),
         "examples": None if examples is None else len(examples.losses),
         "loss": evaluation.loss,
         "standard_error": evaluation.standard_error,

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress, known_bytes, study_components
+from qsearch.deployment.evaluating import LOADED, Progress, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
 from qsearch.plugins.harness import HarnessResults
 from qsearch.storage.checkpoints import read_adapter
-from qsearch.storage.study_record import StudyRecord, row_configuration
+from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HarnessEvaluation:
                     "name": model.name,
                     "trial": None if model.row is None else int(model.row["trial"]),
                     "average_bits": None if model.row is None else float(model.row["average_bits"]),
-                    "file_bytes": known_bytes(model.row),
+                    "file_bytes": row_bytes(model.row),
                     "scores": [asdict(score) for score in model.results.scores],
                     "harness": dict(model.results.record),
                 }

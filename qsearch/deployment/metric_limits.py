@@ -19,15 +19,20 @@ from qsearch.storage.study_record import StudyRecord, selection_loss
 
 @dataclass(frozen=True)
 class MetricLimit:
-    """The greatest or the least value of a metric, or of the loss, as it was observed."""
+    """The greatest or the least value of a metric, or of the loss, as it was observed.
+
+    Args:
+        prefix: As that of :class:`~qsearch.deployment.budgets.Budget`.
+    """
 
     metric: str
     side: Literal["max", "min"]
     value: float
+    prefix: str = "--"
 
     def __str__(self) -> str:
-        """Return it as the command line has it, such as ``--max kl=0.05``."""
-        return f"--{self.side} {self.metric}={self.value:g}"
+        """Return it as the user gave it, such as ``--max kl=0.05``."""
+        return f"{self.prefix}{self.side} {self.metric}={self.value:g}"
 
     def holds(self, values: pd.Series) -> pd.Series:
         """Return which values keep it; what is not known does not."""

@@ -44,7 +44,7 @@ class FileBytes:
         space, weights = self._space, float(self._space.group_parameters.sum())
         filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
         most_filling = float(filling.max(axis=1).sum())
-        least, greatest = self._range
+        least, greatest = self.range
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
         high -= most_filling * 8 / weights
@@ -73,7 +73,8 @@ class FileBytes:
         return np.array(rows, dtype=np.int64)
 
     @property
-    def _range(self) -> tuple[int, int]:
+    def range(self) -> tuple[int, int]:
+        """Least and greatest bytes."""
         table, fixed = self._group_bytes, self._footprint.fixed_bytes
         return int(table.min(axis=1).sum()) + fixed, int(table.max(axis=1).sum()) + fixed
 
