@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from benchmarks.zero_shot import Seen
 
 from benchmarks import paper, paper_tables, recording
 from benchmarks.paper import PLANS, claim_against_rivals
@@ -24,6 +23,7 @@ from benchmarks.paper_tables import (
     table_of,
 )
 from benchmarks.recording import Benchmark, Claim
+from benchmarks.zero_shot import Seen
 from qsearch.errors import InputError
 
 ACCURACY = Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100)

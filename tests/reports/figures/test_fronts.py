@@ -68,5 +68,5 @@ def test_the_latest_front_is_against_the_size_of_the_study(results):
     record = replace(results.record, size="bytes")
     by_bytes = latest_front_figure(record, results.footprint)
     assert by_bytes.layout.title.text == "Loss against file size, round 4"
-    assert max(by_bytes.data[0].x) == latest_points(points_frame(record))["bytes"].max()
+    assert min(by_bytes.data[0].x) == latest_points(points_frame(record))["bytes"].min()
     assert latest_front_figure(record).layout.title.text == "Loss against average bits, round 4"
