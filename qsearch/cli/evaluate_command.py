@@ -9,9 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.arguments import (
+    Bits,
+    Bytes,
+    Json,
+    Maxima,
+    MaxKl,
+    Memory,
+    MinAccuracy,
+    Minima,
+    StudyDirectory,
+    Sweep,
+    Tokens,
+    Trial,
+    Within,
+)
 from qsearch.cli.console import SafeConsole, print_line, print_table
-from qsearch.cli.deploy_commands import Bits, Bytes, Memory, Sweep, Tokens, Trial
 from qsearch.cli.rare_collection import rare_collection
 from qsearch.errors import InputError
 
@@ -36,6 +49,11 @@ def evaluate(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
+    max_kl: MaxKl = None,
+    min_accuracy: MinAccuracy = None,
+    maxima: Maxima = None,
+    minima: Minima = None,
+    within: Within = None,
     sweep: Sweep = None,
     split: Annotated[
         EvaluatedSplit | None, typer.Option("--split", help="Data to evaluate on; test if omitted.")
@@ -60,18 +78,19 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate picked configurations, baselines and the unquantized model on unseen data."""
-    from qsearch.deployment.budgets import best_within, chosen_budgets
+    from qsearch.deployment.criteria import chosen_criteria
     from qsearch.deployment.evaluating import evaluate_split
     from qsearch.deployment.harness import evaluate_harness
     from qsearch.storage.study_record import read_study
 
-    budgets = chosen_budgets(bits, bytes_, memory, tokens, trial, sweep)
+    options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
+    criteria = chosen_criteria(*options, sweep)
     if lm_eval is None and limit is not None:
         raise InputError("--limit is for tasks of --lm-eval")
     if lm_eval is not None and (split is not None or length is not None):
         raise InputError("--lm-eval has data of its own; leave --split and --length out")
     record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
+    rows = [own.row(record, directory) for own in criteria]
     console = SafeConsole(stderr=True)
     if lm_eval is not None:
         # Without a status line: lm_eval has progress bars of its own.

@@ -15,7 +15,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from qsearch._sizes import size_needed
-from qsearch.deployment.budgets import Budget, best_within
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.deployment.storage_options import (
     DEFAULT_STORAGE,
@@ -61,54 +61,56 @@ def _silent(phase: str, done: int = 0, layers: int = 0) -> None:
 
 def export_configuration(
     directory: Path,
-    budget: Budget,
+    criteria: Criteria,
     to: Path,
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> pd.Series:
-    """Export the best configuration within a budget to a new or empty folder.
+    """Export the configuration that is picked by some criteria to a new or empty folder.
 
     The row of ``trials.parquet`` that was exported is returned.
     """
     record = read_study(directory)
-    row = best_within(record, directory, budget)
+    row = criteria.row(record, directory)
     exporter = _exporter(directory, record, format, storage)
     _require_empty(to)
     writer = _writer(directory, record, format, exporter, show, storage)
     with _whole_folder(to) as folder:
-        writer.write(row, budget, folder)
+        writer.write(row, criteria, folder)
     return row
 
 
 def export_sweep(
     directory: Path,
-    budgets: Sequence[Budget],
+    criteria: Sequence[Criteria],
     to: Path,
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> list[pd.Series]:
-    """Export the best configuration within each of several budgets of average bits.
+    """Export what is picked by each of several criteria, which have budgets of average bits.
 
     Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
     another budget before it; ``index.json`` says which folder is for which budget. The rows of
     ``trials.parquet`` that were exported are returned, by budget.
     """
     record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
+    rows = [own.row(record, directory) for own in criteria]
     exporter = _exporter(directory, record, format, storage)
     _require_empty(to)
     writer = _writer(directory, record, format, exporter, show, storage)
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
-        for budget, row in zip(budgets, rows, strict=True):
-            name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
+        for own, row in zip(criteria, rows, strict=True):
+            assert own.budget is not None
+            bits = own.budget.limit
+            name = folders.setdefault(int(row["trial"]), repr(bits).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
-                writer.write(row, budget, whole / name)
-            entries.append({"bits": budget.limit, "folder": name, **_summary(row, record)})
+                writer.write(row, own, whole / name)
+            entries.append({"bits": bits, "folder": name, **_summary(row, record)})
         write_json(
             whole / INDEX_FILE,
             {"format_version": 1, "study": record.name, "format": format, "budgets": entries},
@@ -131,26 +133,26 @@ class PlannedExport:
 
 def plan_exports(
     directory: Path,
-    budgets: Sequence[Budget],
+    criteria: Sequence[Criteria],
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> list[PlannedExport]:
-    """Return what an export of each of some budgets would write; nothing is quantized or written.
+    """Return what an export by each of some criteria would write; nothing is quantized or written.
 
     Raises:
         InputError: As the export would, or if the format cannot say it.
     """
     record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
+    rows = [own.row(record, directory) for own in criteria]
     exporter = _exporter(directory, record, format, storage)
     if not isinstance(exporter, SupportsDryRun):
         raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
     writer = _writer(directory, record, format, exporter, show, storage)
     planned = []
-    for budget, row in zip(budgets, rows, strict=True):
+    for own, row in zip(criteria, rows, strict=True):
         planned.append(PlannedExport(row, exporter.weight_bytes(writer.job(row))))
-        writer.require_within(budget, row, planned[-1].total)
+        writer.require_within(own, row, planned[-1].total)
     return planned
 
 
@@ -192,16 +194,17 @@ class _Writer:
         assert isinstance(self.trainer, SupportsExport)
         return self.storage.job(self.trainer.export_job(row_configuration(row)))
 
-    def require_within(self, budget: Budget, row: pd.Series, nbytes: int) -> None:
+    def require_within(self, criteria: Criteria, row: pd.Series, nbytes: int) -> None:
         """Raise InputError if a row's weight files take more than a budget of bytes."""
-        if budget.kind == "bytes" and nbytes > budget.limit:
+        budget = criteria.budget
+        if budget is not None and budget.kind == "bytes" and nbytes > budget.limit:
             raise InputError(
                 f"{budget} is for the format 'packed' with --dtype {OWN_TYPE}: as {self.format!r}"
                 f" with --dtype {self.storage.dtype}, trial {row['trial']} takes"
                 f" {size_needed(nbytes, budget.unit)}"
             )
 
-    def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
+    def write(self, row: pd.Series, criteria: Criteria, folder: Path) -> None:
         """Write the configuration of a row into an empty folder, with what was measured of it."""
         phase = f"writing trial {row['trial']}"
         self.show(phase)
@@ -213,12 +216,12 @@ class _Writer:
             "format": self.format,
             "dtype": str(job.storage.dtype).removeprefix("torch."),
             "adapter_bits": job.storage.adapter_bits,
-            "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+            **criteria.as_json(),
             "weight_file_bytes": sum(
                 path.stat().st_size for path in folder.rglob("*") if path.suffix in suffixes
             ),
         }
-        self.require_within(budget, row, facts["weight_file_bytes"])
+        self.require_within(criteria, row, facts["weight_file_bytes"])
         write_json(folder / FACTS_FILE, facts)
         add_values(folder, facts)
 

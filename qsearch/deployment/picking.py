@@ -12,7 +12,7 @@ import pandas as pd
 
 from qsearch._sizes import readable_size
 from qsearch._text import with_error
-from qsearch.claims.claims import no_measurable_loss
+from qsearch.claims.claims import Claim, no_measurable_loss
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.sentences import difference_text
@@ -85,6 +85,12 @@ def pick_configuration(
 
 
 def pick_within(directory: Path, tolerance: float) -> Picked:
+    """Return the configuration of :func:`claim_within`."""
+    record = read_study(directory)
+    return _picked(directory, record, claim_within(directory, record, tolerance).row, None)
+
+
+def claim_within(directory: Path, record: StudyRecord, tolerance: float) -> Claim:
     """Return the smallest configuration whose loss is within a share of full precision's.
 
     The whole 95 % interval of the paired difference lies within it.
@@ -92,12 +98,11 @@ def pick_within(directory: Path, tolerance: float) -> Picked:
     Raises:
         InputError: If there is none, or differences are unknown.
     """
-    record = read_study(directory)
     latest = completed_rows(record)
     comparison = Comparison(directory, record)
     claim = no_measurable_loss(record, comparison, tolerance)
     if claim is not None:
-        return _picked(directory, record, claim.row, None)
+        return claim
     full = record.rounds[-1].full_precision if record.rounds else None
     least = best_among(latest, record.objective)
     difference = comparison.with_full_precision(int(least["trial"]))

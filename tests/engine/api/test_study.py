@@ -24,6 +24,7 @@ from torch import nn
 
 import qsearch
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.picking import pick_configuration
 from qsearch.errors import InputError, StudyBusyError
@@ -215,7 +216,9 @@ def test_commands_that_would_train_or_export_name_the_python_way(
     with pytest.raises(InputError, match=r"study.yaml: trainer.name: 'objective': .*create_study"):
         qsearch.run_study(spec, searched.directory)
     with pytest.raises(InputError, match=r"mine: the loss of this study is .* qsearch.quantized"):
-        export_configuration(searched.directory, Budget("bits", 4.5), tmp_path / "out", "merged")
+        export_configuration(
+            searched.directory, Criteria(Budget("bits", 4.5)), tmp_path / "out", "merged"
+        )
     assert not (tmp_path / "out").exists()
 
 

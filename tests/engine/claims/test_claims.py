@@ -154,6 +154,16 @@ def test_a_share_that_cannot_be_picked_by_is_refused(
     assert message in command_here("pick", directory, *arguments).refused()
 
 
+def test_export_and_evaluate_take_the_pick_within_a_share(directory: Path, tmp_path: Path) -> None:
+    share = [directory, "--within", "10%"]
+    trial = json.loads(command_here("pick", *share, "--json").output)["trial"]
+    assert command_here("export", *share, "--to", tmp_path / "out", "--format", "json").code == 0
+    facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
+    assert (facts["trial"], facts["budget"], facts["within"]) == (trial, None, 0.1)
+    models = json.loads(command_here("evaluate", *share, "--json").output)["models"]
+    assert models[0]["name"] == f"trial {trial}"
+
+
 def test_pick_within_needs_scores_of_examples(finished: Path) -> None:
     errors = command_here("pick", finished, "--within", "1%").refused()
     assert "does not say what each example lost" in errors

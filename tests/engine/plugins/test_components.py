@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError, QsearchError
@@ -179,7 +180,9 @@ def test_check_counts_the_memory_that_each_configuration_keeps(
 
 
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:
-    row = export_configuration(finished, Budget("bits", 4.0), tmp_path / "new" / "out", "json")
+    row = export_configuration(
+        finished, Criteria(Budget("bits", 4.0)), tmp_path / "new" / "out", "json"
+    )
     best = best_under(read_study(finished), 4.0)
     assert int(row["trial"]) == int(best["trial"])
     written = json.loads((tmp_path / "new" / "out" / "configuration.json").read_text())
@@ -193,7 +196,7 @@ def test_an_export_into_a_file_is_refused(finished: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("mine")
     for target, said in (("file", "not an empty folder"), ("file/out", "cannot be written")):
         with pytest.raises(InputError, match=said):
-            export_configuration(finished, Budget("bits", 4.0), tmp_path / target, "json")
+            export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / target, "json")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -206,7 +209,7 @@ def test_failed_export_leaves_nothing(
 
     monkeypatch.setattr(load_plugin("exporters", "json"), "write", fail)
     with pytest.raises(QsearchError, match="No space left on device; make room") as caught:
-        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+        export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
     assert not isinstance(caught.value, InputError)
     assert list(tmp_path.iterdir()) == []
 
@@ -221,7 +224,7 @@ def test_full_disk_while_tensors_are_written_is_an_input_error(
         # safetensors reports this as it reports a full disk: an error of its own.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
-            export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+            export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
 
     monkeypatch.setattr(load_plugin("exporters", "json"), "write", fill)
     assert in_child(export) == 0
@@ -233,4 +236,4 @@ def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> 
     _, _, text = (copy / "study.yaml").read_text().partition("\n")
     text = text.replace("name: none", "name: ${QSEARCH_NOT_SET}")
     (copy / "study.yaml").write_bytes(yaml_with_checksum(text))
-    export_configuration(copy, Budget("bits", 4.0), tmp_path / "out", "json")
+    export_configuration(copy, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
