@@ -15,18 +15,12 @@ import pandas as pd
 from qsearch._text import warn
 from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision
-from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
 from qsearch.plugins.references import SupportsLoadedModel
-from qsearch.spec.sections import OBJECTIVE, PluginSpec
-from qsearch.spec.study_spec import StudySpec
-from qsearch.storage.checkpoints import read_adapter, read_data_facts
-from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 from qsearch.study.warnings import study_warnings
 
@@ -103,7 +97,7 @@ def evaluate_split(
     for warning in study_warnings(components):
         warn(warning)
     show("the state of the last finished round")
-    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
+    load_last_state(directory, record, trainer)
     picked = {int(row["trial"]): row for row in rows}
     named = {f"trial {number}": row for number, row in picked.items()}
     named |= {
@@ -129,37 +123,8 @@ def evaluate_split(
     return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
 
 
-def study_components(
-    directory: Path, record: StudyRecord, length: int | None = None
-) -> StudyComponents:
-    """Return a study's components, whose trainer has loaded nothing yet.
-
-    Raises:
-        InputError: If the study has no trainer, or its YAML is not valid.
-    """
-    if record.trainer == OBJECTIVE:
-        raise InputError(f"{directory}: {PYTHON_ONLY}")
-    path = directory / STUDY_YAML
-    components = build_components(with_length(read_study_yaml(path), length), str(path))
-    facts, trainer = read_data_facts(directory), components.trainer
-    if facts is not None and isinstance(trainer, SupportsDataFacts):
-        trainer.use_data_facts(facts)
-    return components
-
-
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:
     return trainer.evaluate([row_configuration(row)], split)[0]
-
-
-def with_length(spec: StudySpec, length: int | None) -> StudySpec:
-    """Return a study whose task reads sequences of another length."""
-    if length is None:
-        return spec
-    options = spec.task.options
-    if "length" not in options:
-        raise InputError(f"--length: task {spec.task.name!r} has no option 'length'")
-    task = PluginSpec(name=spec.task.name, **{**options, "length": length})
-    return spec.model_copy(update={"task": task})
 
 
 def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:

@@ -23,18 +23,15 @@ from qsearch.deployment.storage_options import (
     StorageOptions,
     with_answers,
 )
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, SupportsQuantizerCheck
-from qsearch.plugins.components import PYTHON_ONLY, build_components
+from qsearch.plugins.components import PYTHON_ONLY
 from qsearch.plugins.exporters import Exporter, ExportJob
-from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.formats import load_exporter
 from qsearch.plugins.protocols import QuantizedTensor, Trainer
 from qsearch.spec.sections import OBJECTIVE
-from qsearch.storage.checkpoints import read_adapter, read_data_facts
-from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
-from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
 
 if TYPE_CHECKING:
@@ -180,7 +177,6 @@ def _watched(job: ExportJob, show: Callable[[int, int], None]) -> ExportJob:
 class _Writer:
     """Writes configurations of one study in one format."""
 
-    directory: Path
     record: StudyRecord
     trainer: Trainer
     format: str
@@ -190,7 +186,6 @@ class _Writer:
 
     def job(self, row: pd.Series) -> ExportJob:
         """Return the export job of a row's configuration."""
-        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
         assert isinstance(self.trainer, SupportsExport)
         return self.storage.job(self.trainer.export_job(row_configuration(row)))
 
@@ -250,18 +245,15 @@ def _writer(
     show: ExportProgress,
     storage: StorageOptions,
 ) -> _Writer:
-    """Return what writes the study's exports; the model is loaded when it does."""
-    path = directory / STUDY_YAML
-    components = build_components(read_study_yaml(path), str(path))
+    """Return what writes the study's exports, with the model and its adapter loaded."""
+    components = study_components(directory, record)
     if not isinstance(components.trainer, SupportsExport):
         raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(components.quantizer)
     show("loading the model")
-    facts = read_data_facts(directory)
-    if facts is not None and isinstance(components.trainer, SupportsDataFacts):
-        components.trainer.use_data_facts(facts)
-    return _Writer(directory, record, components.trainer, format, exporter, show, storage)
+    load_last_state(directory, record, components.trainer)
+    return _Writer(record, components.trainer, format, exporter, show, storage)
 
 
 @contextmanager

@@ -9,11 +9,11 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress, study_components
+from qsearch.deployment.evaluating import LOADED, Progress
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
 from qsearch.plugins.harness import HarnessResults
-from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 
 
@@ -72,7 +72,7 @@ def evaluate_harness(
         raise InputError(f"--lm-eval: trainer {record.trainer!r} runs no tasks of lm_eval")
     show(f"loading tasks: {', '.join(tasks)}")
     run = trainer.load_harness(tasks, limit)
-    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
+    load_last_state(directory, record, trainer)
     models = []
     for number, row in {int(row["trial"]): row for row in rows}.items():
         show(f"running tasks on trial {number}")

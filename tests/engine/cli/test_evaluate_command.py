@@ -190,7 +190,7 @@ def test_no_state_is_loaded_before_the_tasks_are(
 
     trainer = load_plugin("trainers", "fake")
     monkeypatch.setattr(trainer, "load_harness", refuse, raising=False)
-    monkeypatch.delattr("qsearch.deployment.harness.read_adapter")
+    monkeypatch.delattr("qsearch.deployment.harness.load_last_state")
     code, _, errors = qsearch("evaluate", finished, "--bits", "4", "--lm-eval", "a")
     assert code == 2
     assert errors.splitlines() == ["loading tasks: a", "qsearch: there is no such task"]
