@@ -29,7 +29,7 @@ from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, Support
 from qsearch.plugins.components import PYTHON_ONLY
 from qsearch.plugins.exporters import Exporter, ExportJob
 from qsearch.plugins.formats import load_exporter
-from qsearch.plugins.protocols import QuantizedTensor, Trainer
+from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.storage.files import cannot_write, write_json
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
@@ -178,7 +178,7 @@ class _Writer:
     """Writes configurations of one study in one format."""
 
     record: StudyRecord
-    trainer: Trainer
+    trainer: SupportsExport
     format: str
     exporter: Exporter
     show: ExportProgress
@@ -186,7 +186,6 @@ class _Writer:
 
     def job(self, row: pd.Series) -> ExportJob:
         """Return the export job of a row's configuration."""
-        assert isinstance(self.trainer, SupportsExport)
         return self.storage.job(self.trainer.export_job(row_configuration(row)))
 
     def require_within(self, criteria: Criteria, row: pd.Series, nbytes: int) -> None:

@@ -9,7 +9,6 @@ from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_compo
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Trainer
 from qsearch.spec.sections import OBJECTIVE, PluginSpec
-from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.paths import STUDY_YAML
@@ -29,7 +28,14 @@ def study_components(
     if record.trainer == OBJECTIVE:
         raise InputError(f"{directory}: {PYTHON_ONLY}")
     path = directory / STUDY_YAML
-    components = build_components(_with_length(read_study_yaml(path), length), str(path))
+    spec = read_study_yaml(path)
+    if length is not None:
+        name, options = spec.task.name, spec.task.options
+        if "length" not in options:
+            raise InputError(f"--length: task {name!r} has no option 'length'")
+        task = PluginSpec(name=name, **{**options, "length": length})
+        spec = spec.model_copy(update={"task": task})
+    components = build_components(spec, str(path))
     facts, trainer = read_data_facts(directory), components.trainer
     if facts is not None and isinstance(trainer, SupportsDataFacts):
         trainer.use_data_facts(facts)
@@ -39,13 +45,3 @@ def study_components(
 def load_last_state(directory: Path, record: StudyRecord, trainer: Trainer) -> None:
     """Give a trainer the state of the last finished round, for which it loads the model."""
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
-
-
-def _with_length(spec: StudySpec, length: int | None) -> StudySpec:
-    if length is None:
-        return spec
-    options = spec.task.options
-    if "length" not in options:
-        raise InputError(f"--length: task {spec.task.name!r} has no option 'length'")
-    task = PluginSpec(name=spec.task.name, **{**options, "length": length})
-    return spec.model_copy(update={"task": task})
