@@ -129,6 +129,7 @@ def test_bytes_that_the_study_does_not_know_are_refused(tmp_path: Path) -> None:
     [
         ({"bits": 4, "bytes": 5}, "give one budget, bits or bytes, not both"),
         ({"bits": "4"}, "bits: give a number of average bits, not '4'"),
+        ({"bits": [4]}, r"bits: give a number of average bits, not \[4\]"),
         ({"bits": math.nan}, "bits: give a number of average bits, not nan"),
         ({"bytes": "60 apples"}, "bytes '60 apples': give a positive number of bytes"),
         ({"bytes": -1}, "bytes '-1': give a positive number of bytes"),
