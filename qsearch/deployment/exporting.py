@@ -68,11 +68,7 @@ def export_configuration(
 
     The row of ``trials.parquet`` that was exported is returned.
     """
-    record = read_study(directory)
-    row = criteria.row(record, directory)
-    exporter = _exporter(directory, record, format, storage)
-    _require_empty(to)
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, (row,) = _prepared(directory, [criteria], to, format, show, storage)
     with _whole_folder(to) as folder:
         writer.write(row, criteria, folder)
     return row
@@ -92,11 +88,8 @@ def export_sweep(
     another budget before it; ``index.json`` says which folder is for which budget. The rows of
     ``trials.parquet`` that were exported are returned, by budget.
     """
-    record = read_study(directory)
-    rows = [own.row(record, directory) for own in criteria]
-    exporter = _exporter(directory, record, format, storage)
-    _require_empty(to)
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, rows = _prepared(directory, criteria, to, format, show, storage)
+    record = writer.record
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
@@ -140,15 +133,11 @@ def plan_exports(
     Raises:
         InputError: As the export would, or if the format cannot say it.
     """
-    record = read_study(directory)
-    rows = [own.row(record, directory) for own in criteria]
-    exporter = _exporter(directory, record, format, storage)
-    if not isinstance(exporter, SupportsDryRun):
-        raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, rows = _prepared(directory, criteria, None, format, show, storage)
+    assert isinstance(writer.exporter, SupportsDryRun)
     planned = []
     for own, row in zip(criteria, rows, strict=True):
-        planned.append(PlannedExport(row, exporter.weight_bytes(writer.job(row))))
+        planned.append(PlannedExport(row, writer.exporter.weight_bytes(writer.job(row))))
         writer.require_within(own, row, planned[-1].total)
     return planned
 
@@ -220,31 +209,29 @@ class _Writer:
         add_values(folder, facts)
 
 
-def _exporter(
-    directory: Path, record: StudyRecord, format: str, storage: StorageOptions
-) -> Exporter:
-    """Return a study's exporter, once it is clear that the format is for it."""
+def _prepared(
+    directory: Path,
+    criteria: Sequence[Criteria],
+    to: Path | None,
+    format: str,
+    show: ExportProgress,
+    storage: StorageOptions,
+) -> tuple[_Writer, list[pd.Series]]:
+    """Return what writes a study's exports, and the rows that are picked by some criteria.
+
+    Everything is checked before the model is loaded with its adapter. Without a folder to write to,
+    the exporter says what it would write.
+    """
+    record = read_study(directory)
+    rows = [own.row(record, directory) for own in criteria]
     if record.trainer == OBJECTIVE:
         raise InputError(f"{directory}: {PYTHON_ONLY}")
     exporter = load_exporter(format, record.trainer, record.quantizer)
     storage.require(exporter, format)
-    return exporter
-
-
-def _require_empty(to: Path) -> None:
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if to is None and not isinstance(exporter, SupportsDryRun):
+        raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
+    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
-
-
-def _writer(
-    directory: Path,
-    record: StudyRecord,
-    format: str,
-    exporter: Exporter,
-    show: ExportProgress,
-    storage: StorageOptions,
-) -> _Writer:
-    """Return what writes the study's exports, with the model and its adapter loaded."""
     components = study_components(directory, record)
     if not isinstance(components.trainer, SupportsExport):
         raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
@@ -252,7 +239,7 @@ def _writer(
         exporter.require_quantizer(components.quantizer)
     show("loading the model")
     load_last_state(directory, record, components.trainer)
-    return _Writer(record, components.trainer, format, exporter, show, storage)
+    return _Writer(record, components.trainer, format, exporter, show, storage), rows
 
 
 @contextmanager
