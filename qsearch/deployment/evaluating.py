@@ -42,11 +42,32 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """What a model scored on a split; the row of ``trials.parquet`` if it is a configuration."""
+    """What a model scored on a split; the row of ``trials.parquet`` if it is a configuration.
+
+    Args:
+        name: Of a picked configuration its trial, of a baseline, such as ``uniform 4 bits``, its
+            name, else what it is.
+        baseline: The name as a baseline, also of one that is picked.
+    """
 
     name: str
     evaluation: Evaluation
     row: pd.Series | None = None
+    baseline: str | None = None
+
+    @property
+    def label(self) -> str:
+        """The name with that as a baseline, for tables."""
+        return self.name if self.baseline in (None, self.name) else f"{self.name}, {self.baseline}"
+
+    def examples(self, metric: str = "loss") -> int | None:
+        """Return how many examples the loss, or a metric, is of; None where that is not known.
+
+        A metric that compares with the unquantized model may be of fewer than the loss.
+        """
+        scores = self.evaluation.examples
+        values = None if scores is None else {"loss": scores.losses, **scores.metrics}.get(metric)
+        return None if values is None else sum(not math.isnan(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -105,27 +126,32 @@ def evaluate_split(
     show("the state of the last finished round")
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     picked = {int(row["trial"]): row for row in rows}
-    named = {f"trial {number}": row for number, row in picked.items()}
-    named |= {
-        name: row for name, row in baselines(record).items() if int(row["trial"]) not in picked
-    }
+    uniform = {int(row["trial"]): (name, row) for name, row in baselines(record).items()}
     models: list[EvaluatedModel] = []
 
-    def add(name: str, evaluate: Callable[[], Evaluation | None], row: pd.Series | None) -> None:
+    def add(
+        name: str,
+        evaluate: Callable[[], Evaluation | None],
+        row: pd.Series | None = None,
+        baseline: str | None = None,
+    ) -> None:
         show(name)
         evaluation = evaluate()
         if evaluation is None:
             return
         if not math.isfinite(evaluation.loss):
             raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
-        models.append(EvaluatedModel(name, evaluation, row))
+        models.append(EvaluatedModel(name, evaluation, row, baseline))
 
-    for name, row in named.items():
-        add(name, partial(_evaluate, trainer, row, split), row)
+    for number, row in picked.items():
+        baseline, _ = uniform.pop(number, (None, None))
+        add(f"trial {number}", partial(_evaluate, trainer, row, split), row, baseline)
+    for name, row in uniform.values():
+        add(name, partial(_evaluate, trainer, row, split), row, name)
     if isinstance(trainer, SupportsFullPrecision):
-        add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split), None)
+        add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split))
     if isinstance(trainer, SupportsLoadedModel):
-        add(LOADED, lambda: trainer.evaluate_loaded(split), None)
+        add(LOADED, lambda: trainer.evaluate_loaded(split))
     return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
 
 
@@ -186,13 +212,13 @@ def known_bytes(row: pd.Series | None) -> int | None:
 
 def _model_values(model: EvaluatedModel) -> dict[str, Any]:
     row, evaluation = model.row, model.evaluation
-    examples = evaluation.examples
     return {
         "name": model.name,
+        "baseline": model.baseline,
         "trial": None if row is None else int(row["trial"]),
         "average_bits": None if row is None else float(row["average_bits"]),
         "file_bytes": known_bytes(row),
-        "examples": None if examples is None else len(examples.losses),
+        "examples": model.examples(),
         "loss": evaluation.loss,
         "standard_error": evaluation.standard_error,
         "metrics": {
@@ -201,6 +227,7 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
                 "standard_error": None
                 if math.isnan(metric.standard_error)
                 else metric.standard_error,
+                "examples": model.examples(name),
             }
             for name, metric in evaluation.metrics.items()
         },

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qsearch.claims.claims import baselines
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
+from qsearch.plugins.evaluation import Evaluation, ExampleScores, MetricValue
 from qsearch.plugins.harness import HarnessResults, HarnessScore
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.study_record import (
@@ -81,6 +85,51 @@ def test_what_limits_the_data_is_said_before_anything_is_loaded(
     assert "task.test: its texts are in task.train too" in errors
 
 
+def test_a_picked_baseline_is_named_as_both(qsearch, finished: Path, record: StudyRecord) -> None:
+    name, row = next(iter(baselines(record).items()))
+    number = str(row["trial"])
+    found = evaluated(qsearch, finished, "--trial", number)
+    (picked, *others) = found["models"]
+    assert (picked["name"], picked["baseline"]) == (f"trial {number}", name)
+    assert all(model["trial"] != row["trial"] for model in others)
+    for model in others:
+        assert model["baseline"] == (None if model["trial"] is None else model["name"])
+    lines = qsearch("evaluate", finished, "--trial", number).output.splitlines()
+    both = f"trial {number}, {name} "
+    assert lines[1].startswith(both)
+    assert sum(line.startswith(both) for line in lines) == 1 + len(found["differences"])
+
+
+def test_each_number_is_of_its_own_examples(
+    qsearch, finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    original = trainer.evaluate
+
+    def compared(evaluation: Evaluation) -> Evaluation:
+        """With a divergence of the first three of four examples."""
+        kl = (0.1 + evaluation.loss, 0.3, 0.2, math.nan)
+        losses = (evaluation.loss,) * 4
+        return replace(
+            evaluation,
+            metrics={"kl": MetricValue(sum(kl[:3]) / 3, 0.01)},
+            examples=ExampleScores(losses, (1.0,) * 4, {"kl": kl}),
+        )
+
+    monkeypatch.setattr(
+        trainer, "evaluate", lambda *arguments: [compared(one) for one in original(*arguments)]
+    )
+    found = evaluated(qsearch, finished, "--bits", "4")
+    first = found["models"][0]
+    assert (first["examples"], first["metrics"]["kl"]["examples"]) == (4, 3)
+    counts = {(one["metric"], one["examples"]) for one in found["differences"]}
+    assert counts == {("loss", 4), ("kl", 3)}
+    lines = qsearch("evaluate", finished, "--bits", "4").output.splitlines()
+    assert "kl: of 3 of the 4 examples" in lines
+    ends = {(line.split()[-6], line.split()[-1]) for line in lines if " to " in line}
+    assert ends == {("loss", "4"), ("kl", "3")}
+
+
 def test_differences_are_paired_over_the_same_examples(qsearch, finished: Path) -> None:
     found = evaluated(qsearch, finished, "--bits", "4")
     losses = {model["name"]: model["loss"] for model in found["models"]}
@@ -93,7 +142,7 @@ def test_differences_are_paired_over_the_same_examples(qsearch, finished: Path) 
             # What both examples share cancels: the fake trainer's differ by 0.2 under any model.
             assert one["standard_error"] == pytest.approx(0, abs=1e-9)
     lines = qsearch("evaluate", finished, "--bits", "4").output
-    assert "differences are over the same 2 examples of the test data" in lines
+    assert "differences are over the same examples of the test data" in lines
 
 
 @pytest.mark.parametrize(
