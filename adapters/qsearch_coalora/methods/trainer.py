@@ -28,7 +28,7 @@ from qsearch_coalora.models.split_packages import terms_of
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.reference import Reference, room_note
+from qsearch_coalora.training.reference import Reference, require_room, room_note
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -99,12 +99,14 @@ class AdapterTrainer(Trainer):
         """Return what the study needs, without loading weights or data.
 
         Raises:
-            InputError: If the task's examples are too long for the model, or the rank too great.
+            InputError: If the task's examples are too long for the model, the rank too great, or
+                the room for what evaluations are compared with too small.
         """
         study = self.study
+        workload = task_workload(study.task)
+        require_room(study, workload)
         study.require_rank()
         shape, notes = study.model_shape
-        workload = task_workload(study.task)
         require_positions(shape.positions, workload)
         return estimate_requirements(
             shape,

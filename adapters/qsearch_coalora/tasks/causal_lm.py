@@ -22,6 +22,7 @@ from qsearch_coalora.tasks.conversations import encode_rows
 from qsearch_coalora.tasks.data_checks import causal_warnings
 from qsearch_coalora.tasks.data_files import require_columns, require_text
 from qsearch_coalora.tasks.divergence import (
+    TOKEN_BYTES,
     TopProbabilities,
     divergence,
     same_top,
@@ -83,6 +84,7 @@ class CausalLanguageModelling:
             options.validation_sequences,
             options.notes,
             tokens_option="task.length",
+            reference_bytes=(options.length - 1) * TOKEN_BYTES,
         )
 
     def require_data(self) -> None:

@@ -34,7 +34,7 @@ from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.data_facts import DataFacts
-from qsearch_coalora.training.reference import References
+from qsearch_coalora.training.reference import References, require_room
 
 if TYPE_CHECKING:
     import torch
@@ -103,6 +103,7 @@ class StudyModel:
         """The model with its data prepared; reading it loads both."""
         from qsearch_coalora.training.early_stopping import hold_out
 
+        require_room(self, task_workload(self.task))
         self.require_rank()
         require_device(self.options.device)
         hold_out(self.task, self.options.early_stopping)
