@@ -20,7 +20,7 @@ from qsearch.plugins.protocols import (
 from qsearch.space.configuration import Configuration
 
 if TYPE_CHECKING:
-    pass
+    from torch import Tensor
 
 
 @runtime_checkable
@@ -37,6 +37,19 @@ class SupportsExampleCount(Protocol):
         None if that is not known. Called after the trainer has trained or loaded a state, so the
         data are prepared.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsExampleWeights(Protocol):
+    """Optional for tasks. With it, examples weigh in training as they do in evaluations.
+
+    A training step shares its examples among batches and configurations, and has to know what each
+    share counts before it has scored all of them. Without this, examples count alike there.
+    """
+
+    def example_weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what each example of a batch counts (n), as the weights of its scores."""
         ...
 
 

@@ -182,8 +182,11 @@ class CausalLanguageModelling:
                 for sequence, following in zip(logits, targets, strict=True)
             ]
         )
-        predicted = (targets != IGNORED).sum(1).to(losses.dtype)
-        return Scores(losses, predicted)
+        return Scores(losses, _predicted(batch).to(losses.dtype))
+
+    def example_weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return how many tokens of each sequence are predicted."""
+        return _predicted(batch)
 
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the top of each next-token distribution (n × tokens × k).
@@ -275,3 +278,7 @@ class CausalLanguageModelling:
         if split != "train":
             require_examples(split, len(sequences), unit)
         return sequences
+
+
+def _predicted(batch: Mapping[str, Tensor]) -> Tensor:
+    return (batch["labels"][:, 1:] != IGNORED).sum(1)
