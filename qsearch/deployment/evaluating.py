@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -16,12 +17,14 @@ from qsearch._text import warn
 from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.capabilities import SupportsFullPrecision
+from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsInputDigests
 from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
+from qsearch.plugins.digests import STUDY_SPLITS
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
 from qsearch.plugins.references import SupportsLoadedModel
+from qsearch.provenance.session import require_same_inputs
 from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
@@ -116,13 +119,21 @@ def evaluate_split(
     ``length`` is that of sequences, instead of the study's own (``task.length``).
 
     Raises:
-        InputError: If the study names no such split, or its data or the model cannot be read.
+        InputError: If the study names no such split, its data or the model cannot be read, or they
+            are not those of the study.
         QsearchError: If an evaluation fails.
     """
     components = study_components(directory, record, length)
     trainer = components.trainer
     for warning in study_warnings(components):
         warn(warning)
+    show("whether model and data are those of the study")
+    if length is None:
+        require_own_inputs(directory, record, components, STUDY_SPLITS)
+    else:
+        trainer.requirements()  # Which refuses a length before anything is loaded.
+        require_own_inputs(directory, record, study_components(directory, record), STUDY_SPLITS)
+        gc.collect()  # Its model goes before another one is loaded.
     show("the state of the last finished round")
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     picked = {int(row["trial"]): row for row in rows}
@@ -171,6 +182,18 @@ def study_components(
     if facts is not None and isinstance(trainer, SupportsDataFacts):
         trainer.use_data_facts(facts)
     return components
+
+
+def require_own_inputs(
+    directory: Path, record: StudyRecord, components: StudyComponents, splits: Sequence[Split]
+) -> None:
+    """Raise InputError unless the model and the examples of splits are those of the study.
+
+    Examples that the study has not read are not compared. The model is loaded for it.
+    """
+    trainer = components.trainer
+    if isinstance(trainer, SupportsInputDigests):
+        require_same_inputs(directory, record.sessions, trainer.input_digests(splits))
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:

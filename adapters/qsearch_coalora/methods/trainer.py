@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsFullPrecision, TrainingCheckpoint
-from qsearch.plugins.digests import Inputs
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
@@ -89,9 +89,9 @@ class AdapterTrainer(Trainer):
         """Quantize the embedding and the output head too; neither has a LoRA."""
         self.study.embeddings = True
 
-    def input_digests(self) -> Inputs:
+    def input_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Inputs:
         """Return which model and which examples it uses; both are loaded for it."""
-        return self.study.input_digests
+        return self.study.input_digests(splits)
 
     # What it takes
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from qsearch.errors import InputError
-from qsearch.plugins.digests import ExamplesDigest
+from qsearch.plugins.digests import STUDY_SPLITS, ExamplesDigest
 from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
@@ -135,9 +135,8 @@ class CausalLanguageModelling:
         """Load models without the data."""
         self._reads_at_load = False
 
-    def data_digests(self) -> dict[str, ExamplesDigest]:
+    def data_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> dict[str, ExamplesDigest]:
         """Return which tokens the splits have; held-out sequences are apart from the others."""
-        splits: tuple[Split, ...] = ("train", "held-out", "validation")
         return {
             split: sequences.digest(self.options.file(split))
             for split in splits

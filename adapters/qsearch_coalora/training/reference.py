@@ -226,7 +226,7 @@ def _first(batch: Batch) -> Batch:
 
 def _identity(study: StudyModel, split: Split) -> dict[str, str]:
     """Return what a file must have been made from, by its name in messages."""
-    inputs = study.input_digests  # Which prepares the data.
+    model = study.model_digests  # Which loads it, and the tokenizer with it.
     digest, count = hashlib.sha256(), 0
     for batch in study.task.batches(split, study.options.eval_batch_size):
         count += len(next(iter(batch.values())))
@@ -235,7 +235,7 @@ def _identity(study: StudyModel, split: Split) -> dict[str, str]:
             digest.update(tensor.contiguous().numpy().data)
     options = study.options
     return {
-        "model": json.dumps(dict(inputs.model), sort_keys=True),
+        "model": json.dumps(model, sort_keys=True),
         "data": digest.hexdigest(),
         "examples": str(count),
         "precision": options.eval_precision,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 from qsearch.claims.claims import baselines
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError
+from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, ExampleScores, MetricValue
 from qsearch.plugins.harness import HarnessResults, HarnessScore
 from qsearch.plugins.registry import load_plugin
@@ -130,6 +132,59 @@ def test_each_number_is_of_its_own_examples(
     assert ends == {("loss", "4"), ("kl", "3")}
 
 
+INPUTS = Inputs(
+    {"model.safetensors": "a" * 64},
+    {split: ExamplesDigest(2, split[0] * 64) for split in ("train", "validation")},
+)
+
+
+def of_test(**changes: str) -> Inputs:
+    """The inputs of the study and its test examples, with other digests of some splits."""
+    data = {split: ExamplesDigest(2, sha256) for split, sha256 in changes.items()}
+    return replace(INPUTS, data={**INPUTS.data, "test": ExamplesDigest(2, "t" * 64), **data})
+
+
+@pytest.fixture
+def recorded(finished: Path, record: StudyRecord, tmp_path: Path) -> Path:
+    """The study as one that knows its model and its examples."""
+    directory = shutil.copytree(finished, tmp_path / "run")
+    sessions = tuple(replace(session, inputs=INPUTS) for session in record.sessions)
+    write_study(directory, replace(record, sessions=sessions))
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (
+            replace(INPUTS, model={"model.safetensors": "b" * 64}),
+            f"model model.safetensors: {'a' * 64} → {'b' * 64}",
+        ),
+        (of_test(train="x" * 64), f"train examples: {'t' * 64} → {'x' * 64}"),
+        (of_test(validation="x" * 64), f"validation examples: {'v' * 64} → {'x' * 64}"),
+    ],
+)
+def test_another_model_or_other_examples_than_the_study_s_are_refused(
+    qsearch, recorded: Path, monkeypatch: pytest.MonkeyPatch, inputs: Inputs, message: str
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    monkeypatch.setattr(trainer, "inputs", inputs)
+    monkeypatch.setattr(trainer, "load_state", None)  # Nothing is loaded before.
+    errors = qsearch("evaluate", recorded, "--bits", "4").refused()
+    assert f"{recorded} has results of another model or other examples (SHA-256): {message}" in (
+        errors
+    )
+    assert errors.endswith("; bring back those of when the study began\n")
+
+
+def test_examples_that_the_study_has_not_read_may_be_any(
+    qsearch, recorded: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for sha256 in ("t" * 64, "u" * 64):
+        monkeypatch.setattr(load_plugin("trainers", "fake"), "inputs", of_test(test=sha256))
+        assert evaluated(qsearch, recorded, "--bits", "4")["split"] == "test"
+
+
 def test_differences_are_paired_over_the_same_examples(qsearch, finished: Path) -> None:
     found = evaluated(qsearch, finished, "--bits", "4")
     losses = {model["name"]: model["loss"] for model in found["models"]}
@@ -229,6 +284,21 @@ def test_scores_are_a_table(qsearch, finished: Path, harness: list[Any]) -> None
     assert lines[1].split()[:6] == ["words", "acc", "2.0000", "±", "0.2500", "trial"]
     assert lines[2].split() == ["words", "acc", "3.0000", "loaded", "model"]
     assert lines[-1] == "of the first 3 examples of each task"
+
+
+def test_no_tasks_run_on_another_model_whatever_the_data(
+    qsearch, recorded: Path, harness: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = load_plugin("trainers", "fake")
+    arguments = ("evaluate", recorded, "--bits", "4", "--lm-eval", "a")
+    monkeypatch.setattr(trainer, "inputs", of_test(train="x" * 64))
+    assert qsearch(*arguments).code == 0
+    harness.clear()
+    monkeypatch.setattr(trainer, "inputs", replace(INPUTS, model={"model.safetensors": "b" * 64}))
+    code, _, errors = qsearch(*arguments)
+    assert code == 2
+    assert "has results of another model or other examples" in errors
+    assert len(harness) == 1, "a task ran"
 
 
 def test_no_state_is_loaded_before_the_tasks_are(
