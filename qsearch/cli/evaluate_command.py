@@ -121,7 +121,7 @@ def _print(found: SplitEvaluation) -> None:
             for model in found.models
         ],
     )
-    for line in _of_fewer_examples(found, names):
+    for line in (*_of_fewer_examples(found, names), *_of_earlier_calls(found)):
         print_line(line)
     if not found.differences:
         return
@@ -154,6 +154,18 @@ def _of_fewer_examples(found: SplitEvaluation, names: Sequence[str]) -> Iterator
         if fewer:
             own, of = fewer[0]
             yield f"{name}: of {own} of the {of} examples"
+
+
+def _of_earlier_calls(found: SplitEvaluation) -> Iterator[str]:
+    """Yield what was not evaluated again, and why what an earlier call evaluated was."""
+    kept = sum(model.kept for model in found.models)
+    if kept:
+        yield (
+            f"{kept} of the {len(found.models)} models were evaluated before; to evaluate them"
+            f" again, delete {found.folder}"
+        )
+    if found.outdated:
+        yield f"evaluations of before are replaced: they differ in {', '.join(found.outdated)}"
 
 
 def parse_tasks(text: str) -> list[str]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,11 @@ import pandas as pd
 from qsearch._text import warn
 from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
+from qsearch.deployment.kept_evaluations import kept_evaluations
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsInputDigests
 from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
-from qsearch.plugins.digests import STUDY_SPLITS
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
@@ -29,7 +30,10 @@ from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
+from qsearch.storage.example_scores import FULL_PRECISION as FULL_PRECISION_NAME
 from qsearch.storage.paths import STUDY_YAML
+from qsearch.storage.split_evaluations import LOADED as LOADED_NAME
+from qsearch.storage.split_evaluations import Evaluated
 from qsearch.storage.study_record import StudyRecord, row_configuration
 from qsearch.study.warnings import study_warnings
 
@@ -51,12 +55,14 @@ class EvaluatedModel:
         name: Of a picked configuration its trial, of a baseline, such as ``uniform 4 bits``, its
             name, else what it is.
         baseline: The name as a baseline, also of one that is picked.
+        kept: Whether an earlier call evaluated it.
     """
 
     name: str
     evaluation: Evaluation
     row: pd.Series | None = None
     baseline: str | None = None
+    kept: bool = False
 
     @property
     def label(self) -> str:
@@ -85,18 +91,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class SplitEvaluation:
-    """What models scored on a split of a study's data, and how picked ones differ from others."""
+    """What models scored on a split of a study's data, and how picked ones differ from others.
+
+    Args:
+        folder: Where what examples scored is kept for later calls.
+        outdated: In what evaluations of earlier calls differed from these, which replace them.
+    """
 
     study: str
     split: str
     models: tuple[EvaluatedModel, ...]
     differences: tuple[Difference, ...]
+    folder: Path
+    outdated: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, nothing rounded; None for what is not known."""
         return {
             "study": self.study,
             "split": self.split,
+            "outdated": list(self.outdated),
             "models": [_model_values(model) for model in self.models],
             "differences": [
                 {"model": one.name, "other": one.other, "metric": one.metric}
@@ -116,7 +130,8 @@ def evaluate_split(
 ) -> SplitEvaluation:
     """Evaluate rows of the last finished round, its baselines and the unquantized model on a split.
 
-    ``length`` is that of sequences, instead of the study's own (``task.length``).
+    ``length`` is that of sequences, instead of the study's own (``task.length``). What an earlier
+    call evaluated from the same model, examples and state is not evaluated again.
 
     Raises:
         InputError: If the study names no such split, its data or the model cannot be read, or they
@@ -128,42 +143,58 @@ def evaluate_split(
     for warning in study_warnings(components):
         warn(warning)
     show("whether model and data are those of the study")
-    if length is None:
-        require_own_inputs(directory, record, components, STUDY_SPLITS)
-    else:
-        trainer.requirements()  # Which refuses a length before anything is loaded.
-        require_own_inputs(directory, record, study_components(directory, record), STUDY_SPLITS)
-        gc.collect()  # Its model goes before another one is loaded.
-    show("the state of the last finished round")
-    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
-    picked = {int(row["trial"]): row for row in rows}
-    uniform = {int(row["trial"]): (name, row) for name, row in baselines(record).items()}
+    inputs = _inputs(directory, record, components, split, length)
+    round = int(record.latest["round"].iloc[0])
+    kept = kept_evaluations(directory, components, round, split, inputs)
     models: list[EvaluatedModel] = []
+
+    @cache
+    def load_state() -> None:
+        show("the state of the last finished round")
+        trainer.load_state(read_adapter(directory, round)[0])
 
     def add(
         name: str,
+        of: Evaluated,
         evaluate: Callable[[], Evaluation | None],
         row: pd.Series | None = None,
         baseline: str | None = None,
     ) -> None:
-        show(name)
-        evaluation = evaluate()
+        configuration = "" if row is None else str(row["configuration"])
+        evaluation = kept.get(of, configuration)
+        is_kept = evaluation is not None
         if evaluation is None:
-            return
-        if not math.isfinite(evaluation.loss):
-            raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
-        models.append(EvaluatedModel(name, evaluation, row, baseline))
+            if of != LOADED_NAME:
+                load_state()
+            show(name)
+            evaluation = evaluate()
+            if evaluation is None:
+                return
+            if not math.isfinite(evaluation.loss):
+                raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
+            evaluation = kept.keep(of, evaluation, configuration)
+        models.append(EvaluatedModel(name, evaluation, row, baseline, is_kept))
 
+    picked = {int(row["trial"]): row for row in rows}
+    uniform = {int(row["trial"]): (name, row) for name, row in baselines(record).items()}
     for number, row in picked.items():
         baseline, _ = uniform.pop(number, (None, None))
-        add(f"trial {number}", partial(_evaluate, trainer, row, split), row, baseline)
-    for name, row in uniform.values():
-        add(name, partial(_evaluate, trainer, row, split), row, name)
+        evaluate = partial(_evaluate, trainer, row, split)
+        add(f"trial {number}", number, evaluate, row, baseline)
+    for number, (name, row) in uniform.items():
+        add(name, number, partial(_evaluate, trainer, row, split), row, name)
     if isinstance(trainer, SupportsFullPrecision):
-        add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split))
+        add(FULL_PRECISION, FULL_PRECISION_NAME, lambda: trainer.evaluate_full_precision(split))
     if isinstance(trainer, SupportsLoadedModel):
-        add(LOADED, lambda: trainer.evaluate_loaded(split))
-    return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
+        add(LOADED, LOADED_NAME, lambda: trainer.evaluate_loaded(split))
+    return SplitEvaluation(
+        record.name,
+        split,
+        tuple(models),
+        tuple(_differences(models)),
+        kept.folder,
+        tuple(kept.differing),
+    )
 
 
 def study_components(
@@ -184,16 +215,41 @@ def study_components(
     return components
 
 
-def require_own_inputs(
+def own_inputs(
     directory: Path, record: StudyRecord, components: StudyComponents, splits: Sequence[Split]
-) -> None:
-    """Raise InputError unless the model and the examples of splits are those of the study.
+) -> Inputs:
+    """Return the model and the examples of splits, as far as the trainer identifies them.
 
-    Examples that the study has not read are not compared. The model is loaded for it.
+    Both are loaded for it. Examples that the study has not read are not compared.
+
+    Raises:
+        InputError: If they are not those of the study.
     """
+    inputs = _digests(components, splits)
+    require_same_inputs(directory, record.sessions, inputs)
+    return inputs
+
+
+def _digests(components: StudyComponents, splits: Sequence[Split]) -> Inputs:
     trainer = components.trainer
-    if isinstance(trainer, SupportsInputDigests):
-        require_same_inputs(directory, record.sessions, trainer.input_digests(splits))
+    return trainer.input_digests(splits) if isinstance(trainer, SupportsInputDigests) else Inputs()
+
+
+def _inputs(
+    directory: Path,
+    record: StudyRecord,
+    components: StudyComponents,
+    split: Split,
+    length: int | None,
+) -> Inputs:
+    """Return the model and the examples that are evaluated, if the study's own are as they were."""
+    if length is None:
+        splits = tuple(dict.fromkeys((*STUDY_SPLITS, split)))
+        return own_inputs(directory, record, components, splits)
+    components.trainer.requirements()  # Which refuses a length before anything is loaded.
+    own_inputs(directory, record, study_components(directory, record), STUDY_SPLITS)
+    gc.collect()  # Its model goes before another one is loaded.
+    return _digests(components, (split,))
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:
@@ -255,4 +311,5 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
             for name, metric in evaluation.metrics.items()
         },
         "seconds": evaluation.seconds,
+        "kept": model.kept,
     }

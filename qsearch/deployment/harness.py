@@ -13,7 +13,7 @@ from qsearch.deployment.evaluating import (
     LOADED,
     Progress,
     known_bytes,
-    require_own_inputs,
+    own_inputs,
     study_components,
 )
 from qsearch.errors import InputError
@@ -81,7 +81,7 @@ def evaluate_harness(
     show(f"loading tasks: {', '.join(tasks)}")
     run = trainer.load_harness(tasks, limit)
     # The tasks have data of their own.
-    require_own_inputs(directory, record, components, splits=())
+    own_inputs(directory, record, components, splits=())
     trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
     models = []
     for number, row in {int(row["trial"]): row for row in rows}.items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 
 import pytest
 
 from qsearch.spec.study_spec import load_spec
 from qsearch.spec.yaml_text import dump_yaml
+from qsearch.storage.split_evaluations import read_evaluations
 from qsearch.study.run import run_spec
 from tests.coalora.conftest import WORDS, save_llama
 from tests.engine.fake_study import command_here
@@ -65,6 +68,30 @@ def test_a_changed_text_of_the_study_is_refused_and_a_changed_test_text_is_not(
     finally:
         for split, text in kept.items():
             (whole / f"{split}.txt").write_text(text)
+
+
+def test_evaluations_are_kept_by_split_and_length(
+    whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With what each sequence scored: differences come out the same."""
+    run = ("evaluate", whole / "run", "--bits", "5")
+    for arguments in ([], ["--length", "12"], ["--split", "validation"]):
+        shutil.rmtree(whole / "run" / "state" / "evaluations", ignore_errors=True)
+        first = command_here(*run, *arguments, "--json")
+        assert first.code == 0, first.errors
+        with monkeypatch.context() as patch:
+            patch.setattr("qsearch_coalora.training.evaluation.evaluate", None)
+            again = command_here(*run, *arguments, "--json")
+        assert again.code == 0, again.errors
+        one, other = json.loads(first.output), json.loads(again.output)
+        assert other["differences"] == one["differences"]
+        assert [model["kept"] for model in other["models"]] == [True] * len(one["models"])
+        assert one["models"][-1]["name"] == "loaded model"
+        (folder,) = (whole / "run" / "state" / "evaluations").iterdir()
+        length = 12 if "--length" in arguments else 24
+        split = "validation" if "--split" in arguments else "test"
+        assert folder.name == f"{split}-{length}"
+        assert len(read_evaluations(whole / "run", folder.name)) == len(one["models"])
 
 
 def test_a_length_above_the_models_positions_is_refused(whole: Path) -> None:
