@@ -24,7 +24,7 @@ from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
-from qsearch.provenance.session import Session, environment_changes, input_changes
+from qsearch.provenance.session import Session, environment_changes, require_same_inputs
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import (
     initial_configurations,
@@ -102,13 +102,7 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
         source_precision=source_precision(components),
         warnings=warnings,
     )
-    for earlier in before:
-        if differing := input_changes(earlier.inputs, session.inputs):
-            raise InputError(
-                f"{directory} has results of another model or other examples (SHA-256):"
-                f" {'; '.join(differing)}; bring back those of when the study began, or give"
-                " another --out"
-            )
+    require_same_inputs(directory, before, session.inputs, ", or give another --out")
     sessions = (*before, session)
     write_sessions(directory, sessions)
     changed = environment_changes(before[-1], session) if before else []
