@@ -10,7 +10,6 @@ import pandas as pd
 
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.paired_difference import PairedDifference
-from qsearch.search.pareto import non_dominated
 from qsearch.storage.study_record import UNIFORM, StudyRecord, row_configuration, selection_loss
 
 
@@ -63,16 +62,16 @@ class UniformClaim:
 def no_measurable_loss(
     record: StudyRecord, comparison: Comparison, tolerance: float | None = None
 ) -> Claim | None:
-    """Return the smallest configuration of the front that is not measurably above full precision.
+    """Return the smallest configuration that is not measurably above full precision.
 
     Full precision is the same adapter with no weight quantized. With a tolerance, a share of its
-    loss, it is the smallest one whose whole interval lies within it. None if there is none, or
-    differences are unknown.
+    loss, it is the smallest one whose whole interval lies within it. All that the round completed
+    are compared, on the front or not. None if there is none, or differences are unknown.
     """
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is None or not math.isfinite(full.loss) or full.loss == 0:
         return None
-    for row in _front(record):
+    for row in _by_size(record):
         difference = comparison.with_full_precision(int(row["trial"]))
         if difference is None:
             continue
@@ -87,9 +86,9 @@ def uniform_claims(record: StudyRecord, comparison: Comparison) -> list[UniformC
 
     There are none where it is not known what examples scored.
     """
-    front = list(_front(record))
+    rows = list(_by_size(record))
     return [
-        _as_good_as(name, baseline, front, record, comparison)
+        _as_good_as(name, baseline, rows, record, comparison)
         for name, baseline in baselines(record).items()
         if comparison.with_trial(int(baseline["trial"]), int(baseline["trial"])) is not None
     ]
@@ -110,11 +109,11 @@ def baselines(record: StudyRecord) -> dict[str, pd.Series]:
 def _as_good_as(
     name: str,
     baseline: pd.Series,
-    front: Sequence[pd.Series],
+    rows: Sequence[pd.Series],
     record: StudyRecord,
     comparison: Comparison,
 ) -> UniformClaim:
-    for row in front:
+    for row in rows:
         if row["average_bits"] >= baseline["average_bits"]:
             break
         if _selection(row, record) > _selection(baseline, record):
@@ -134,16 +133,14 @@ def _baseline_name(record: StudyRecord, row: pd.Series) -> str:
     return f"uniform {value} bits" if knob == "bits" else f"uniform {knob} {value}"
 
 
-def _front(record: StudyRecord) -> Iterator[pd.Series]:
-    """Yield the overall Pareto front by selection loss, the smallest first."""
-    latest = record.latest
-    points = pd.DataFrame(
-        {"loss": selection_loss(latest, record.objective), "bits": latest["average_bits"]}
-    ).dropna()
-    if points.empty:
-        return
-    front = latest.loc[points.index[non_dominated(points.to_numpy(dtype=float))]]
-    for _, row in front.sort_values("average_bits").iterrows():
+def _by_size(record: StudyRecord) -> Iterator[pd.Series]:
+    """Yield the completed rows of the last finished round, the smallest first.
+
+    Of equal size, that of less selection loss comes first.
+    """
+    rows = record.latest.assign(selection=selection_loss(record.latest, record.objective))
+    ordered = rows.dropna(subset="selection").sort_values(["average_bits", "selection"])
+    for _, row in ordered.drop(columns="selection").iterrows():
         yield row
 
 
