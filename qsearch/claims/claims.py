@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from qsearch.claims.comparison import Comparison
+from qsearch.claims.comparison import Comparison, JointDifference
 from qsearch.claims.paired_difference import PairedDifference
 from qsearch.storage.study_record import UNIFORM, StudyRecord, row_configuration, selection_loss
 
@@ -19,13 +19,16 @@ class Claim:
 
     Args:
         row: Of ``trials.parquet``.
-        difference: Its loss less the model's, over the same examples.
+        difference: Its loss less the model's, over the same examples, with an interval that holds
+            for all compared configurations at once.
         reference_loss: The model's loss on them.
+        compared: How many configurations were.
     """
 
     row: pd.Series
     difference: PairedDifference
     reference_loss: float
+    compared: int
 
     @property
     def at_most(self) -> float:
@@ -42,7 +45,8 @@ class UniformClaim:
         baseline: Its row of ``trials.parquet``.
         row: The smallest configuration of no greater selection loss that the study does not show to
             be worse; None if none is smaller than the baseline.
-        difference: Its objective, such as the loss, less the baseline's, over the same examples.
+        difference: Its objective, such as the loss, less the baseline's, over the same examples,
+            with an interval that holds for all smaller configurations at once.
     """
 
     name: str
@@ -71,13 +75,24 @@ def no_measurable_loss(
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is None or not math.isfinite(full.loss) or full.loss == 0:
         return None
-    for row in _by_size(record):
-        difference = comparison.with_full_precision(int(row["trial"]))
-        if difference is None:
-            continue
-        limit = None if tolerance is None else tolerance * abs(full.loss)
-        if difference.low <= 0 if limit is None else difference.high <= limit:
-            return Claim(row, difference, full.loss)
+    rows = {int(row["trial"]): row for row in _by_size(record)}
+    compared = comparison.jointly(rows)
+    found = first_within(compared, None if tolerance is None else tolerance * abs(full.loss))
+    if found is None:
+        return None
+    return Claim(rows[found.trial], found.jointly, full.loss, len(compared))
+
+
+def first_within(
+    compared: Iterable[JointDifference], limit: float | None = None
+) -> JointDifference | None:
+    """Return the first that is not measurably worse, or that is within a limit with its interval.
+
+    It is chosen for its own difference, so only its joint interval says how far it may be off.
+    """
+    for one in compared:
+        if one.alone.low <= 0 if limit is None else one.jointly.high <= limit:
+            return one
     return None
 
 
@@ -113,17 +128,15 @@ def _as_good_as(
     record: StudyRecord,
     comparison: Comparison,
 ) -> UniformClaim:
-    for row in rows:
-        if row["average_bits"] >= baseline["average_bits"]:
-            break
-        if _selection(row, record) > _selection(baseline, record):
-            continue
-        difference = comparison.with_trial(
-            int(row["trial"]), int(baseline["trial"]), record.objective
-        )
-        if difference is not None and difference.low <= 0:
-            return UniformClaim(name, baseline, row, difference)
-    return UniformClaim(name, baseline)
+    smaller = {
+        int(row["trial"]): row for row in rows if row["average_bits"] < baseline["average_bits"]
+    }
+    compared = comparison.jointly(smaller, int(baseline["trial"]), record.objective)
+    limit = _selection(baseline, record)
+    found = first_within(one for one in compared if _selection(smaller[one.trial], record) <= limit)
+    if found is None:
+        return UniformClaim(name, baseline)
+    return UniformClaim(name, baseline, smaller[found.trial], found.jointly)
 
 
 def _baseline_name(record: StudyRecord, row: pd.Series) -> str:

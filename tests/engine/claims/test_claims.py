@@ -82,6 +82,8 @@ def test_no_measurable_loss_is_the_smallest_that_is_not_measurably_worse(
     assert claim.at_most == pytest.approx(claim.difference.high / claim.reference_loss)
     sentence = claim_sentence(claim, Footprint(8_000_000, 40_000_000, 1_000_000))
     assert f"over the same {EXAMPLES} examples" in sentence
+    assert claim.compared == len(ordered)
+    assert f"(95 % interval for all {len(ordered)} configurations at once)" in sentence
     assert sentence.endswith("In 16 bits the model takes 56.0 MB.")
 
 
@@ -106,6 +108,12 @@ def test_a_tolerance_holds_the_whole_interval(directory: Path, record: StudyReco
     claim = no_measurable_loss(record, comparison, 0.02 / loss)
     assert claim is not None
     assert claim.difference.high <= 0.02
+    # The interval is wider than that of the same configuration alone, which is not enough.
+    alone = comparison.with_full_precision(int(claim.row["trial"]))
+    assert alone is not None
+    assert alone.high < claim.difference.high
+    closer = no_measurable_loss(record, comparison, (alone.high + 1e-6) / loss)
+    assert closer is None or closer.row["trial"] != claim.row["trial"]
 
 
 def test_a_baseline_has_what_is_as_good_in_fewer_bytes(
@@ -150,13 +158,16 @@ def test_pick_within_a_share_is_the_claim(directory: Path, record: StudyRecord) 
     assert values["trial"] == claim.row["trial"]
     assert values["difference"]["high"] == claim.difference.high
     lines = command_here("pick", directory, "--within", "0.1").output
-    assert "nats from full precision (95 % interval)" in lines
+    at_once = f"(95 % interval for all {len(own.latest)} configurations at once)"
+    assert f"nats from full precision {at_once}" in lines
+    trial = command_here("pick", directory, "--trial", str(claim.row["trial"])).output
+    assert "nats from full precision (95 % interval)" in trial
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--within", "0.001%"], "no configuration's 95 % interval is within 0.0000 nats of full"),
+        (["--within", "0.001%"], "configurations at once is within 0.0000 nats of full precision"),
         (["--within", "200%"], "give a share of the loss, such as 1% or 0.01"),
         (["--within", "few"], "give a share of the loss, such as 1% or 0.01"),
         (["--within", "1%", "--bits", "3"], "--within picks by the loss; leave budgets"),
