@@ -47,12 +47,14 @@ class UniformClaim:
             be worse; None if none is smaller than the baseline.
         difference: Its objective, such as the loss, less the baseline's, over the same examples,
             with an interval that holds for all smaller configurations at once.
+        smaller: How many configurations are smaller than the baseline.
     """
 
     name: str
     baseline: pd.Series
     row: pd.Series | None = None
     difference: PairedDifference | None = None
+    smaller: int = 0
 
     @property
     def saved(self) -> float:
@@ -135,8 +137,8 @@ def _as_good_as(
     limit = _selection(baseline, record)
     found = first_within(one for one in compared if _selection(smaller[one.trial], record) <= limit)
     if found is None:
-        return UniformClaim(name, baseline)
-    return UniformClaim(name, baseline, smaller[found.trial], found.jointly)
+        return UniformClaim(name, baseline, smaller=len(smaller))
+    return UniformClaim(name, baseline, smaller[found.trial], found.jointly, len(smaller))
 
 
 def _baseline_name(record: StudyRecord, row: pd.Series) -> str:

@@ -48,6 +48,8 @@ def claim_sentence(claim: Claim, footprint: Footprint | None) -> str:
 def uniform_sentence(claim: UniformClaim) -> str:
     """Return what the search gained over a baseline."""
     of = f"{claim.name}, {size_text(claim.baseline)}"
+    if claim.smaller == 0:
+        return f"The last finished round has nothing smaller than {of}."
     if claim.row is None:
         return f"No smaller configuration is as good as {of}."
     what = "average bits" if math.isnan(claim.baseline["bytes"]) else "bytes"

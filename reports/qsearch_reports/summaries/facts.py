@@ -119,7 +119,7 @@ def uniform_cells(claims: Claims) -> Cells | None:
     rows = []
     for claim in claims.uniform:
         own = (
-            ("none smaller", "", "")
+            ("none smaller" if claim.smaller else "nothing smaller in the round", "", "")
             if claim.row is None
             else (
                 f"trial {int(claim.row['trial'])}, {size_text(claim.row)}",

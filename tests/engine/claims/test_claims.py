@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -139,8 +140,18 @@ def test_a_baseline_has_what_is_as_good_in_fewer_bytes(
 def test_a_baseline_that_nothing_smaller_matches_is_said_to_be_so(
     directory: Path, record: StudyRecord
 ) -> None:
-    for claim in uniform_claims(record, Comparison(directory, record)):
+    smallest, *others = uniform_claims(record, Comparison(directory, record))
+    bits = record.latest["average_bits"]
+    assert smallest.baseline["average_bits"] == bits.min()
+    assert re.fullmatch(
+        r"The last finished round has nothing smaller than uniform \d bits, [\d.]+ kB"
+        r" \([\d.]+ average bits\)\.",
+        uniform_sentence(smallest),
+    )
+    assert others
+    for claim in others:
         assert claim.row is None
+        assert claim.smaller == (bits < claim.baseline["average_bits"]).sum()
         assert uniform_sentence(claim).startswith("No smaller configuration is as good as uniform ")
 
 

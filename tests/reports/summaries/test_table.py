@@ -99,18 +99,23 @@ def test_baselines_stand_next_to_what_is_as_good(record: StudyRecord) -> None:
     claims = Claims(
         uniform=(
             UniformClaim("uniform 2 bits", small),
+            UniformClaim("uniform 3 bits", large, smaller=5),
             UniformClaim(
-                "uniform 8 bits", large, small, PairedDifference(-0.01, 0.01, -0.03, 0.01, 9)
+                "uniform 8 bits", large, small, PairedDifference(-0.01, 0.01, -0.03, 0.01, 9), 5
             ),
         )
     )
     study = StudyResults(record=record, directory="runs/a", claims=claims)
     text = " ".join(text_summary([study]).split())
-    assert "No smaller configuration is as good as uniform 2 bits, " in text
+    assert "has nothing smaller than uniform 2 bits, " in text
+    assert "No smaller configuration is as good as uniform 3 bits, " in text
     saved = 1 - small["bytes"] / large["bytes"]
     assert f"with {100 * saved:.0f} % fewer bytes: " in text
     assert "-0.0100 ± 0.0200 nats." in text
-    assert "### Compared with uniform quantization" in markdown_summary([study])
+    markdown = markdown_summary([study])
+    assert "### Compared with uniform quantization" in markdown
+    assert re.search("uniform 2 bits.*nothing smaller in the round", markdown)
+    assert re.search("uniform 3 bits.*none smaller", markdown)
 
 
 def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
