@@ -17,7 +17,7 @@ from qsearch.claims.comparison import Comparison
 from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.sentences import difference_text, interval_text
 from qsearch.deployment.budgets import Budget
-from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
+from qsearch.deployment.metric_limits import MetricLimit, best_with_limits, keeping
 from qsearch.deployment.selection import best_among, completed_rows, smallest_alike
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
@@ -84,7 +84,9 @@ def pick_configuration(
     loss, it is the one of fewer average bits, then the one of less observed loss.
     """
     record = read_study(directory)
-    return _picked(directory, record, best_with_limits(record, directory, budget, limits), budget)
+    row = best_with_limits(record, directory, budget, limits)
+    alike = smallest_alike(keeping(record, limits), row)
+    return _picked(directory, record, row, alike, budget)
 
 
 def pick_within(directory: Path, tolerance: float) -> Picked:
@@ -101,7 +103,8 @@ def pick_within(directory: Path, tolerance: float) -> Picked:
     comparison = Comparison(directory, record)
     claim = no_measurable_loss(record, comparison, tolerance)
     if claim is not None:
-        return _picked(directory, record, claim.row, None, claim)
+        # It is the smallest within the share, so that a smaller one is not as good to the user.
+        return _picked(directory, record, claim.row, claim.row, None, claim)
     full = record.rounds[-1].full_precision if record.rounds else None
     least = best_among(latest, record.objective)
     compared = comparison.jointly(latest["trial"].astype(int))
@@ -135,15 +138,18 @@ def _picked(
     directory: Path,
     record: StudyRecord,
     row: pd.Series,
+    alike: pd.Series,
     budget: Budget | None,
     claim: Claim | None = None,
 ) -> Picked:
-    """Return a row with what is known of it; a claim, by which it was picked, has its interval."""
+    """Return a row with what is known of it, and the smallest one that may be as good.
+
+    A claim, by which it was picked, has the interval of its difference.
+    """
     difference = Comparison(directory, record).with_full_precision(int(row["trial"]))
     if claim is not None:
         difference = claim.difference
     footprint = read_footprint(directory)
-    alike = smallest_alike(record, row)
     values: dict[str, Any] = {
         **row_values(record, row),
         "average_bits_with_adapter": float(row["average_bits"]),

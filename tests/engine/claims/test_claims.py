@@ -175,6 +175,19 @@ def test_pick_within_a_share_is_the_claim(directory: Path, record: StudyRecord) 
     assert "nats from full precision (95 % interval)" in trial
 
 
+def test_nothing_beyond_the_share_may_be_as_good(directory: Path) -> None:
+    own = read_study(directory)
+    trials = own.trials.assign(estimated_loss=own.trials["loss"], estimated_loss_std=9.0)
+    write_study(directory, replace(own, trials=trials))
+    values = json.loads(command_here("pick", directory, "--within", "10%", "--json").output)
+    assert values["average_bits"] > own.latest["average_bits"].min()
+    assert values["smallest_alike"]["trial"] == values["trial"]
+    # By the uncertainty alone, the smallest of all may be as good.
+    trial = ["--trial", str(values["trial"])]
+    unlimited = json.loads(command_here("pick", directory, *trial, "--json").output)
+    assert unlimited["smallest_alike"]["average_bits"] == own.latest["average_bits"].min()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
