@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -91,6 +92,28 @@ def test_the_interval_may_be_of_either_size_but_not_of_both() -> None:
         study_spec(search__bytes=[1, 2], search__average_bits=None)
     assert study_spec(search__average_bits=None).search.bits == (2.25, 7.25)
     assert build_components(study_spec(**both, search__average_bits=None)).spec.search.bits is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        (
+            {"size": "bytes", "bytes": ["9.41kB", 9_420], "average_bits": None},
+            r"search\.bytes: \[9410, 9420\] \(\[2\.29\d+, 2\.29\d+\] average bits\) has 0 of the",
+        ),
+        (
+            {"average_bits": [3.0001, 3.0002]},
+            r"search\.average_bits: \[3\.0001, 3\.0002\] has 0 of",
+        ),
+    ],
+    ids=["bytes", "average bits"],
+)
+def test_a_narrow_interval_is_refused_by_its_own_name(
+    interval: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fields = {f"search__{name}": value for name, value in interval.items()}
+    with pytest.raises(InputError, match=message):
+        run_spec(study_spec(**SMALL, **fields), tmp_path)
 
 
 def test_a_study_of_bytes_that_was_refused_may_be_corrected(tmp_path: Path) -> None:
