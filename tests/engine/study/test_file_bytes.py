@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch.errors import InputError
+from qsearch.monitoring.status import study_status
+from qsearch.monitoring.status_text import status_lines
 from qsearch.plugins.components import build_components, space_of
 from qsearch.plugins.footprint import Footprint
 from qsearch.space.layers import LayerSpec
+from qsearch.spec.study_spec import load_spec
 from qsearch.study.file_bytes import FileBytes
 from qsearch.study.run import run_spec
 from tests.engine.fake_study import SMALL, study_spec
@@ -74,6 +77,12 @@ def test_a_study_of_an_interval_of_bytes_stays_in_it(tmp_path: Path) -> None:
     expected = 1200 + record.trials["average_bits"] * weights / 8
     assert np.allclose(record.trials["bytes"], expected)
     assert len(set(record.trials["average_bits"])) > 5
+    # Average bits follow from the model's size, which the resolved study does not know.
+    assert load_spec(tmp_path / "study.yaml").search.average_bits is None
+    status = study_status(tmp_path)
+    assert status.bytes == (14_000, 20_000)
+    assert status.average_bits == record.searched_bits == pytest.approx((25 / 7, 5.25), abs=0.05)
+    assert dict(status_lines(status))["searched"].endswith(" average bits, from 14.0 kB to 20.0 kB")
 
 
 def test_a_trainer_that_does_not_say_its_size_searches_average_bits(tmp_path: Path) -> None:

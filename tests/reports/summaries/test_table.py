@@ -123,6 +123,8 @@ def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
     facts = dict(re.findall(r"^(\w[\w ]*?)  +(.+)$", text, re.MULTILINE))
     assert facts["evaluations"] == f"{head.evaluations} completed, {head.failed} failed"
     assert facts["configurations"].startswith(f"{head.configurations}, {head.on_front} on the")
+    low, high = record.searched_bits or (math.nan, math.nan)
+    assert facts["searched"] == f"{low:.4g} to {high:.4g} average bits"
     assert facts["hypervolume"].startswith(f"{head.hypervolume:.4f} from (loss 0.9, 7.5 ")
     assert facts["rounds"] == f"{head.rounds} in {head.seconds / 60:.1f} minutes"
     assert facts["model"] == record.model
