@@ -54,6 +54,22 @@ def initial_configurations(
     return list(members.by_key.values())
 
 
+def most_uniform(
+    space: ConfigurationSpace, initial: int | InitialSpec, bits: tuple[float, float] | None
+) -> int:
+    """Return how many uniform configurations a first set has at most, without quantization errors.
+
+    ``bits`` are None where the interval is not known yet.
+    """
+    if isinstance(initial, InitialSpec):
+        return len(initial.uniform)
+    low, high = bits or (-np.inf, np.inf)
+    inside = np.flatnonzero((space.bits_table >= low) & (space.bits_table <= high))
+    levels = len(set(space.to_code(inside)[:, 0].tolist()))
+    count = max(min(levels, max(initial // 2, 2)), max(initial // 3, 2))
+    return min(count, len(inside))
+
+
 def named_configurations(
     space: ConfigurationSpace,
     quantization_error: Floats,
