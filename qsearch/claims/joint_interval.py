@@ -16,7 +16,7 @@ from qsearch.claims.paired_difference import CONFIDENCE, paired_deviations
 from qsearch.plugins.evaluation import ExampleScores
 
 _DRAWS = 10_000
-"""The achieved confidence is within two tenths of a per cent of the one asked for."""
+"""The achieved confidence is mostly within two tenths of a per cent of the one asked for."""
 
 _RIDGE = 1e-6
 """Added to correlations, so that equal configurations can be drawn."""

@@ -22,12 +22,10 @@ def status_lines(status: StudyStatus) -> list[tuple[str, str]]:
         lines.append(("rounds finished", f"{status.rounds_finished}{of}"))
     if status.average_bits is not None:
         low, high = status.average_bits
-        of = (
-            ""
-            if status.bytes is None
-            else f", from {' to '.join(map(readable_size, status.bytes))}"
-        )
-        lines.append(("searched", f"{low:.4g} to {high:.4g} average bits{of}"))
+        text = f"{low:.4g} to {high:.4g} average bits"
+        if status.bytes is not None:
+            text += f", from {' to '.join(map(readable_size, status.bytes))}"
+        lines.append(("searched", text))
     limit = "" if status.evaluations is None else f", at most {status.evaluations} in all"
     lines.append(("evaluations", f"{status.completed} completed, {status.failed} failed{limit}"))
     reasons = list(status.failures.items())
