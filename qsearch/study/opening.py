@@ -30,8 +30,9 @@ from qsearch.search.initial_set import (
     initial_configurations,
     named_configurations,
     require_budgets,
+    require_two,
 )
-from qsearch.spec.search_spec import InitialSpec
+from qsearch.spec.search_spec import InitialSpec, SearchSpec
 from qsearch.spec.study_spec import StudySpec, differences
 from qsearch.storage.checkpoints import write_data_facts
 from qsearch.storage.directory import has_results, read_study_yaml, write_study_yaml
@@ -198,7 +199,17 @@ def _attach_first_set(study: RunningStudy) -> None:
         rows = named_configurations(space, error, initial, bits, generator)
     else:
         rows = initial_configurations(space, error, initial, bits, generator)
+    require_two(rows, _interval_text(search, bits))
     study.trials.attach(0, rows, is_initial=True)
+
+
+def _interval_text(search: SearchSpec, bits: tuple[float, float]) -> str:
+    """Return the interval that is searched as the study's YAML names it."""
+    inside = f"[{bits[0]:.6g}, {bits[1]:.6g}]"
+    if search.bytes is None:
+        return f"search.average_bits: {inside}"
+    low, high = search.bytes
+    return f"search.bytes: [{low}, {high}] ({inside} average bits)"
 
 
 def _inputs(components: StudyComponents) -> Inputs:
