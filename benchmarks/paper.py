@@ -19,6 +19,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from benchmarks.method_studies import OURS
+from benchmarks.objectives import ROOT
 from benchmarks.paper_methods import Plan
 from benchmarks.paper_runs import outcomes_of, size_name
 from benchmarks.paper_tables import (
@@ -32,14 +33,16 @@ from benchmarks.paper_tables import (
     served_markdown,
     served_table,
 )
-from benchmarks.recording import RESULTS, Benchmark
+from benchmarks.recording import Benchmark, fill_table
 from qsearch.errors import QsearchError
 
 MARGIN = 0.02
 """Nats that the upper end of an interval may lie above zero where CoA-LoRA is not worse."""
 
+DOCS = ROOT / "docs" / "benchmarks.md"
+
 _PLANS = Path(__file__).parent / "plans" / "paper"
-_EVERY = (OURS, "shared-lora", "lq-lora", "qlora", "ptq", "ptq-gptq")
+_EVERY = (OURS, "shared-lora", "ptq", "ptq-gptq", "lq-lora", "qlora")
 
 PLANS = {
     plan.name: plan
@@ -89,7 +92,7 @@ PLANS = {
 
 
 def main() -> None:
-    """Run what is missing, then write the tables, the result file and the page."""
+    """Run what is missing, then write the result file, the page and the documentation's tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recorded", action="store_true", help="run nothing")
     parser.add_argument("--plan", choices=sorted(PLANS), action="append", help="run these alone")
@@ -112,8 +115,7 @@ def main() -> None:
         tables |= {f"{plan.model}: {title}": table for title, table in own.items()}
     if refused:
         sys.exit(1)  # The results of all plans stay as they are, rather than lose those of one.
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "paper.md").write_text("\n".join(texts), encoding="utf-8")
+    fill_table(DOCS, benchmark.name, ["", *texts])
     benchmark.write_page(figures, tables)
     benchmark.write()
 
@@ -130,7 +132,7 @@ def report_of(
     """
     served, minutes = served_table(plan, outcomes), minutes_table(outcomes)
     if served.empty:
-        return go.Figure(), f"## {plan.model}\n\nNothing is recorded yet.\n", {}
+        return go.Figure(), f"### {plan.model}\n\nNothing is recorded yet.\n", {}
     found = differences(plan, outcomes)
     compared = pd.DataFrame(
         [
@@ -165,7 +167,7 @@ def _text_of(
     metric, unit, scale = plan.metric
     scaled = served.assign(**{name: served[name] * scale for name in (metric, f"{metric} ±")})
     parts = [
-        f"## {plan.model}",
+        f"### {plan.model}",
         "Loss on the test split, nats: means over seeds with 95 % intervals over seeds.",
         served_markdown(plan, served, "loss", 3),
         f"{metric}, {unit}:",

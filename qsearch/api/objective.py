@@ -13,7 +13,7 @@ from qsearch._arrays import Floats
 from qsearch.api.model_space import Space
 from qsearch.errors import InputError
 from qsearch.plugins.components import PYTHON_ONLY
-from qsearch.plugins.digests import Inputs
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
@@ -64,7 +64,7 @@ class ObjectiveTrainer:
         """Return the space's own."""
         return self.space.footprint
 
-    def input_digests(self) -> Inputs:
+    def input_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Inputs:
         """Return the digest of the model: results of other weights are not comparable."""
         return Inputs(model={"weights": self.space.digest()})
 

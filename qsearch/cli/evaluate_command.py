@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,7 +132,7 @@ def _print(found: SplitEvaluation) -> None:
         ("model", "bits", "MB", "loss", *names),
         [
             (
-                model.name,
+                model.label,
                 *_sizes(model),
                 with_error(model.evaluation.loss, model.evaluation.standard_error),
                 *(_metric(model, name) for name in names),
@@ -139,26 +140,51 @@ def _print(found: SplitEvaluation) -> None:
             for model in found.models
         ],
     )
+    for line in (*_of_fewer_examples(found, names), *_of_earlier_calls(found)):
+        print_line(line)
     if not found.differences:
         return
+    labels = {model.name: model.label for model in found.models}
     print_line("")
     print_table(
-        ("model", "less", "of", "difference", "95 % interval"),
+        ("model", "less", "of", "difference", "95 % interval", "examples"),
         [
             (
-                one.name,
-                one.other,
+                labels[one.name],
+                labels[one.other],
                 one.metric,
                 f"{one.difference.difference:+.4f}",
                 f"{one.difference.low:+.4f} to {one.difference.high:+.4f}",
+                str(one.difference.examples),
             )
             for one in found.differences
         ],
     )
-    examples = found.differences[0].difference.examples
-    print_line(f"\ndifferences are over the same {examples} examples of the {found.split} data")
+    print_line(f"\ndifferences are over the same examples of the {found.split} data")
     if found.split == "validation":
         print_line("the search has selected on these data; --split test evaluates on others")
+
+
+def _of_fewer_examples(found: SplitEvaluation, names: Sequence[str]) -> Iterator[str]:
+    """Yield a line on each metric that is of fewer examples than the loss."""
+    for name in names:
+        counts = {(model.examples(name), model.examples()) for model in found.models}
+        fewer = sorted((own, of) for own, of in counts if own and of and own < of)
+        if fewer:
+            own, of = fewer[0]
+            yield f"{name}: of {own} of the {of} examples"
+
+
+def _of_earlier_calls(found: SplitEvaluation) -> Iterator[str]:
+    """Yield what was not evaluated again, and why what an earlier call evaluated was."""
+    kept = sum(model.kept for model in found.models)
+    if kept:
+        yield (
+            f"{kept} of the {len(found.models)} models were evaluated before; to evaluate them"
+            f" again, delete {found.folder}"
+        )
+    if found.outdated:
+        yield f"evaluations of before are replaced: they differ in {', '.join(found.outdated)}"
 
 
 def parse_tasks(text: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress
+from qsearch.deployment.evaluating import LOADED, Progress, own_inputs
 from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
@@ -64,14 +64,18 @@ def evaluate_harness(
     """Run tasks on rows of the last finished round, each once, and on the unquantized model.
 
     Raises:
-        InputError: If the trainer has no harness, a task cannot be loaded, or the model cannot.
+        InputError: If the trainer has no harness, a task cannot be loaded, or the model cannot, or
+            is not that of the study.
         QsearchError: If a task fails.
     """
-    trainer = study_components(directory, record).trainer
+    components = study_components(directory, record)
+    trainer = components.trainer
     if not isinstance(trainer, SupportsTaskHarness):
         raise InputError(f"--lm-eval: trainer {record.trainer!r} runs no tasks of lm_eval")
     show(f"loading tasks: {', '.join(tasks)}")
     run = trainer.load_harness(tasks, limit)
+    # The tasks have data of their own.
+    own_inputs(directory, record, components, splits=())
     load_last_state(directory, record, trainer)
     models = []
     for number, row in {int(row["trial"]): row for row in rows}.items():

@@ -94,18 +94,18 @@ def best_with_limits(
         if budget is None:
             raise InputError("give a budget, or the limit of a metric")
         return best_within(record, directory, budget)
-    fitting = _fitting(record, limits)
+    kept = keeping(record, limits)
     if budget is None:
-        by = fitting.assign(selection=selection_loss(fitting, record.objective))
+        by = kept.trials.assign(selection=selection_loss(kept.trials, record.objective))
         return by.sort_values(["average_bits", "selection"]).drop(columns="selection").iloc[0]
     try:
-        return best_within(replace(record, trials=fitting), directory, budget)
+        return best_within(kept, directory, budget)
     except InputError as error:
         raise InputError(f"{error}; of those that keep {_all(limits)}") from error
 
 
-def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame:
-    """Return the latest rows that keep the limits; InputError if none does."""
+def keeping(record: StudyRecord, limits: Sequence[MetricLimit]) -> StudyRecord:
+    """Return a record with those of its latest rows that keep limits; InputError if none does."""
     rows = completed_rows(record)
     for limit in limits:
         names = ["loss", *record.metric_names]
@@ -125,7 +125,7 @@ def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame
         rows = rows[limit.holds(rows[limit.metric])]
     if rows.empty:
         raise InputError(f"no configuration keeps {_all(limits)} at once, though some keep each")
-    return rows
+    return replace(record, trials=rows)
 
 
 def _all(limits: Sequence[MetricLimit]) -> str:

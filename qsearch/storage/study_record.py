@@ -123,6 +123,11 @@ class StudyFacts:
         return self.sessions[-1].warnings if self.sessions else ()
 
     @property
+    def searched_bits(self) -> tuple[float, float] | None:
+        """The interval of average bits that is searched, however the study gives it."""
+        return (self.segment_edges[0], self.segment_edges[-1]) if self.segment_edges else None
+
+    @property
     def is_trained(self) -> bool:
         """Whether its trainer trains, on sets of configurations; that of an objective does not."""
         sets = [entry.training_set for entry in self.rounds]

@@ -3,254 +3,236 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from benchmarks import paper, paper_tables, recording
-from benchmarks.paper import PLANS, claim_against_rivals
-from benchmarks.paper_runs import BUDGETS, ENTRIES, METHODS, Outcome, Served, plan_digest, study_of
+from benchmarks import paper, recording
+from benchmarks.method_studies import plan_digest, study_of
+from benchmarks.paper import MARGIN, PLANS, claim_differences
+from benchmarks.paper_methods import METHODS, Plan
+from benchmarks.paper_runs import FULL_PRECISION, Outcome, Served
 from benchmarks.paper_tables import (
-    Scale,
-    budget_markdown,
-    budget_table,
+    Difference,
+    difference,
+    difference_markdown,
+    differences,
     figure_of,
-    figures_of,
-    markdown_of,
-    table_of,
+    served_markdown,
+    served_table,
 )
-from benchmarks.recording import Benchmark, Claim
-from benchmarks.zero_shot import Seen
+from benchmarks.recording import Benchmark
 from qsearch.errors import InputError
+from qsearch.plugins.evaluation import ExampleScores
 
-ACCURACY = Scale("metric", worst=0.5, best=1.0, unit="points", per_unit=100)
-LOSS = Scale("loss", worst=10.0, best=0.0, unit="nats", per_unit=1)
-
-
-def outcome(
-    method: str,
-    accuracy: float,
-    seed: int = 0,
-    minutes: float = 10.0,
-    loss: float = 3.0,
-    processor: str = "one",
-) -> Outcome:
-    served = tuple(Served(budget, budget, loss, accuracy, 0.01) for budget in BUDGETS)
-    machine = {"processor": processor, "cores": 2, "threads": 1, "commit": "abc"}
-    return Outcome(method, seed, "plan", served, minutes, minutes / 2, 5, 100, machine)
+PLAN = Plan(
+    study=Path("made.yaml"),
+    model="Made",
+    megabytes=(10.0, 20.0),
+    bits=(2.5, 3.0),
+    bits_alone=(3.0, 3.5),
+    seeds=dict.fromkeys(("coa-lora", "ptq", "qlora"), 3),
+    better=(10.0,),
+    metric=("accuracy", "points", 100),
+)
 
 
-def runs(**accuracies: dict[int, float]) -> dict[str, list[Outcome]]:
-    """The outcomes of methods by name, with an accuracy for each seed."""
-    named = {name.replace("_", "-"): by_seed for name, by_seed in accuracies.items()}
-    return {
-        name: [outcome(name, accuracy, seed) for seed, accuracy in by_seed.items()]
-        for name, by_seed in named.items()
-    }
+def outcome(folder: Path, method: str, seed: int, losses: dict[str, list[float]]) -> Outcome:
+    """A recorded study that serves each name with these losses of the examples."""
+    path = folder / f"{method}-{seed}.json"
+    served = []
+    tables = []
+    for name, values in losses.items():
+        nbytes = None if name == FULL_PRECISION else int(9e6)
+        accuracy = float(np.mean(np.array(values) < 0.5))
+        served.append(
+            Served(
+                name,
+                nbytes,
+                nbytes and 2.25,
+                float(np.mean(values)),
+                {"accuracy": (accuracy, None)},
+            )
+        )
+        columns = {"served": name, "weight": 1.0, "loss": values}
+        tables.append(pd.DataFrame(columns))
+    pd.concat(tables).to_parquet(path.with_suffix(".parquet"), index=False)
+    machine = {"processor": "one", "cores": 2, "threads": 1, "commit": "abc"}
+    return Outcome(method, seed, "plan", tuple(served), 10.0, 5.0, 5, 100, machine, path)
 
 
-def rows_of(**accuracies: dict[int, float]) -> pd.DataFrame:
-    """The table's rows by method."""
-    return table_of(figures_of(runs(**accuracies), ACCURACY)).set_index("method")
+def alike(low: list[float], high: list[float]) -> dict[str, list[float]]:
+    return {"10 MB": low, "20 MB": high}
 
 
-def claims_of(outcomes: dict[str, list[Outcome]]) -> list[Claim]:
-    benchmark = Benchmark("paper")
-    claim_against_rivals(benchmark, PLANS["sst2-minilm"], figures_of(outcomes, ACCURACY))
-    return benchmark.claims
+def scores(*losses: float) -> ExampleScores:
+    return ExampleScores(losses, (1.0,) * len(losses))
 
 
-def test_hypervolume_of_one_quality_is_a_rectangle() -> None:
-    # (0.8 - 0.5) / 0.5 of the height, from 2.5 to 7.25 of the 5 bits.
-    full = outcome("ptq", 0.8, loss=4.0)
-    assert ACCURACY.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
-    assert LOSS.hypervolume(full) == pytest.approx(0.6 * 4.75 / 5)
-    assert ACCURACY.hypervolume(outcome("ptq", 0.45)) == 0
-    # Bits that are left unused count at own bits alone.
-    spare = replace(full, served=tuple(replace(one, average_bits=2.25) for one in full.served))
-    assert ACCURACY.hypervolume(spare) == pytest.approx(ACCURACY.hypervolume(full))
-    assert ACCURACY.hypervolume(spare, at="average_bits") == pytest.approx(0.6)
+def test_a_difference_of_one_seed_has_the_interval_of_its_examples() -> None:
+    value, half = difference({0: scores(1.0, 2.0, 4.0)}, {0: scores(1.0, 1.0, 2.0)})
+    assert value == pytest.approx(1.0)
+    # Differences 0, 1, 2: std 1, root of 3, Student's t(0.975, 2 degrees of freedom) = 4.3027.
+    assert half == pytest.approx(4.3027 / 3**0.5, rel=1e-4)
 
 
-def test_a_gap_is_positive_where_the_method_is_better_than_the_reference() -> None:
-    better, worse = outcome("coa-lora", 0.83, loss=2.5), outcome("qlora", 0.8, loss=3.0)
-    assert ACCURACY.gap(better, worse) == pytest.approx(3.0)
-    assert LOSS.gap(better, worse) == pytest.approx(0.5)
+def test_what_seeds_differ_by_widens_the_interval() -> None:
+    # Every example differs by the same within a seed: no part of the interval is of the examples.
+    own = {0: scores(1.0, 2.0), 1: scores(1.2, 2.2), 2: scores(1.4, 2.4)}
+    other = dict.fromkeys(range(3), scores(1.0, 2.0))
+    value, half = difference(own, other)
+    assert value == pytest.approx(0.2)
+    # Means 0, 0.2, 0.4: std 0.2.
+    assert half == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
 
 
-def test_gaps_are_taken_between_equal_seeds() -> None:
-    row = rows_of(qlora={1: 0.70, 2: 0.70}, coa_lora={0: 0.8, 1: 0.72}).loc["coa-lora"]
-    assert row["gap"] == pytest.approx(2.0)
-    assert np.isnan(row["gap ±"])
+def test_what_all_seeds_of_both_methods_share_does_not_widen_it() -> None:
+    own = {seed: scores(1.0 + seed, 5.0 + seed) for seed in range(3)}
+    other = {seed: scores(0.5 + seed, 4.5 + seed) for seed in range(3)}
+    value, half = difference(own, other)
+    assert value == pytest.approx(0.5)
+    assert half == pytest.approx(0.0, abs=1e-9)
 
 
-def test_claims_compare_hypervolume_and_minutes() -> None:
+def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> None:
     outcomes = {
-        "qlora": [outcome("qlora", 0.8, seed, 100) for seed in range(3)],
-        "shared-lora": [outcome("shared-lora", 0.79, seed, 20) for seed in range(3)],
-        "coa-lora": [outcome("coa-lora", 0.82 + 0.001 * seed, seed, 40) for seed in range(3)],
+        "coa-lora": [
+            outcome(tmp_path, "coa-lora", seed, alike([0.2, 0.4], [0.1, 0.3])) for seed in (0, 1)
+        ],
+        "ptq": [
+            outcome(tmp_path, "ptq", 1, alike([0.5, 0.7], [0.1, 0.3])),
+            outcome(tmp_path, "ptq", 2, alike([9.0, 9.0], [9.0, 9.0])),
+        ],
+        "qlora": [outcome(tmp_path, "qlora", 2, alike([9.0, 9.0], [9.0, 9.0]))],
     }
-    claims = claims_of(outcomes)
-    assert [claim.met for claim in claims] == [True, True, True, True]
-    (minutes,) = [claim for claim in claims if "minutes" in claim.claim]
-    assert minutes.value == pytest.approx(0.4)
-    assert "5 runs" in minutes.claim
-
-
-def test_claims_are_over_common_seeds_and_need_three() -> None:
-    outcomes = runs(
-        qlora={0: 0.9, 1: 0.7, 2: 0.7, 3: 0.7},
-        lq_lora=dict.fromkeys((0, 1, 2), 0.7),
-        coa_lora=dict.fromkeys((1, 2, 3), 0.8),
-    )
-    (volume, minutes) = claims_of(outcomes)
-    assert "less that of qlora, 3 seeds" in volume.claim
-    assert volume.value == pytest.approx(0.2 * 4.75 / 5)
-    assert minutes.value == pytest.approx(1)
-
-
-@pytest.mark.parametrize(("elsewhere", "expected"), [(1, [0.4]), (2, [])])
-def test_minutes_are_compared_over_three_seeds_of_one_machine(
-    elsewhere: int, expected: list[float]
-) -> None:
-    own = [outcome("coa-lora", 0.8, seed, 40) for seed in range(4)]
-    rivals = [
-        outcome("qlora", 0.8, seed, 1000, processor="other")
-        if seed < elsewhere
-        else outcome("qlora", 0.8, seed, 100)
-        for seed in range(4)
+    found = differences(PLAN, outcomes)
+    assert [(one.size, one.rival, one.seeds) for one in found] == [
+        ("10 MB", "ptq", 1),
+        ("20 MB", "ptq", 1),
     ]
-    claims = claims_of({"coa-lora": own, "qlora": rivals})
-    minutes = [claim.value for claim in claims if "minutes" in claim.claim]
-    assert minutes == pytest.approx(expected)
+    assert [one.value for one in found] == pytest.approx([-0.3, 0.0])
+    assert "| ptq | 1 | -0.3000 ± 0.0000 | +0.0000 ± 0.0000 |" in difference_markdown(PLAN, found)
 
 
-def test_overlapping_intervals_miss_the_claim() -> None:
-    outcomes = runs(shared_lora=dict.fromkeys(range(3), 0.80), coa_lora={0: 0.78, 1: 0.83, 2: 0.88})
-    (interval,) = [claim for claim in claims_of(outcomes) if "interval" in claim.claim]
-    assert interval.met is False
-
-
-def test_the_tables_name_each_method_and_the_figure_draws_it() -> None:
-    outcomes = runs(qlora={0: 0.8}, ptq={0: 0.7}, lq_lora={})
-    text = markdown_of(table_of(figures_of(outcomes, ACCURACY)), "points")
-    assert "| qlora | 1 | 0.570 | – | 0.570 | 0.00 | 10.0 |" in text
-    assert "| ptq | 1 | 0.380 | – | 0.380 | -10.00 | 10.0 |" in text
-    assert [trace.name for trace in figure_of(outcomes, ACCURACY, "made").data] == ["qlora", "ptq"]
-    # The paper's values stand next to ours.
-    outcomes = runs(coa_lora={0: 0.8}, ptq={0: 0.7})
-    text = markdown_of(table_of(figures_of(outcomes, ACCURACY), "SST-2"), "points")
-    assert "| coa-lora | 1 | 0.570 | 0.000 | 0.570 | – | 10.0 | 0.67 / +1.74 / 52 |" in text
-    assert "| ptq | 1 | 0.380 | -0.190 | 0.380 | – | 10.0 | – |" in text
-
-
-def test_methods_are_compared_with_ours_over_common_seeds_and_with_their_reference() -> None:
-    table = rows_of(
-        qlora={0: 0.9},
-        coa_lora={0: 0.8, 1: 0.9},
-        rank_8={0: 0.7, 1: 0.8},
-        rank_32={2: 0.8},
-        integer_ptq={0: 0.7},
-        integer={0: 0.8},
+def test_not_worse_is_claimed_at_every_size_and_better_where_the_plan_names_it() -> None:
+    benchmark = Benchmark("paper")
+    claim_differences(
+        benchmark,
+        PLAN,
+        [
+            Difference("10 MB", "ptq", -0.01, 0.015, 3),
+            Difference("20 MB", "ptq", 0.01, 0.02, 3),
+        ],
     )
-    assert table.loc["rank-8", "less ours"] == pytest.approx(-0.2 * 4.75 / 5)
-    # What all seeds share does not widen the interval of a difference.
-    assert table.loc["rank-8", "less ours ±"] == pytest.approx(0, abs=1e-9)
-    assert table.loc["rank-8", "hypervolume ±"] > 0.1
-    assert np.isnan(table.loc["rank-32", "less ours"])
-    assert table.loc["integer", "gap"] == pytest.approx(10.0)
+    not_worse, better, missed = benchmark.claims
+    assert (not_worse.value, not_worse.target, not_worse.met) == (
+        pytest.approx(0.005),
+        MARGIN,
+        True,
+    )
+    assert (better.target, better.met) == (0.0, False)
+    assert (missed.value, missed.met) == (pytest.approx(0.03), False)
+    assert "20 MB: loss of coa-lora less that of ptq" in missed.claim
 
 
-def test_quality_is_shown_for_each_budget_with_the_bits_served() -> None:
-    spare = outcome("qlora", 0.8)
-    spare = replace(spare, served=tuple(replace(one, average_bits=2.25) for one in spare.served))
-    table = budget_table({"qlora": [spare, outcome("qlora", 0.7, 1)], "ptq": []}, ACCURACY)
-    assert table["budget"].tolist() == list(BUDGETS)
-    assert table["metric"].tolist() == pytest.approx([0.75] * len(BUDGETS))
-    assert table["average_bits"][0] == pytest.approx((2.25 + 2.5) / 2)
-    # Student's t(0.975, 1 degree of freedom) = 12.706 (tables), std 0.0707, root of 2.
-    assert "| qlora | 2 | 0.750 ± 0.635 (2.38) |" in budget_markdown(table, ACCURACY)
+def test_tables_have_means_over_seeds_and_what_is_not_quantized(tmp_path: Path) -> None:
+    found = {
+        "coa-lora": [
+            outcome(
+                tmp_path, "coa-lora", 0, alike([0.2, 0.4], [0.1, 0.3]) | {FULL_PRECISION: [0.1]}
+            ),
+            outcome(
+                tmp_path, "coa-lora", 1, alike([0.4, 0.6], [0.1, 0.3]) | {FULL_PRECISION: [0.3]}
+            ),
+        ],
+        "qlora": [outcome(tmp_path, "qlora", 0, alike([0.5, 0.7], [0.1, 0.3]))],
+        "ptq": [],
+    }
+    table = served_table(PLAN, found)
+    assert table["served"].tolist() == ["10 MB", "20 MB", FULL_PRECISION, "10 MB", "20 MB"]
+    assert table["bytes"].tolist()[:2] == [9e6, 9e6]
+    text = served_markdown(PLAN, table, "loss", 3)
+    # Student's t(0.975, 1 degree of freedom) = 12.706 (tables), std 0.1414, root of 2.
+    assert "| coa-lora | 2 | 0.400 ± 1.271 | 0.200 ± 0.000 | 0.200 ± 1.271 |" in text
+    assert "| qlora | 1 | 0.600 | 0.200 | – |" in text
+    assert [trace.name for trace in figure_of(PLAN, table).data] == ["coa-lora", "qlora"]
 
 
 @pytest.fixture
 def results(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """An empty folder for the results of a comparison of what is recorded."""
-    for module in (paper, recording):
-        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    folder = tmp_path / "results"
+    monkeypatch.setattr(recording, "RESULTS", folder)
+    docs = tmp_path / "benchmarks.md"
+    docs.write_text("Before\n<!-- table of bench-paper -->\n<!-- end of table -->\nAfter\n")
+    monkeypatch.setattr(paper, "DOCS", docs)
     monkeypatch.setattr("sys.argv", ["paper", "--recorded"])
-    return tmp_path
+    return folder
 
 
 def test_the_report_has_tables_claims_and_a_page_without_links(
-    monkeypatch: pytest.MonkeyPatch, results: Path
+    monkeypatch: pytest.MonkeyPatch, results: Path, tmp_path: Path
 ) -> None:
-    found = {
-        name: [outcome(name, 0.8 + 0.01 * position, seed) for seed in range(3)]
-        for position, name in enumerate(("qlora", "shared-lora", "coa-lora"))
-    }
-    seen = [Seen(2.5, 0.82, 0.81, 0.4, 0.4), Seen(3.0, 0.83, 0.83, 0.4, 0.4)]
+    sizes = [f"{size:g} MB" for size in PLANS["minilm"].megabytes]
 
-    def recorded(study: Path, name: str, seed: int, recorded: bool) -> Outcome | None:
+    def recorded(plan: Plan, recorded: bool) -> list[Outcome]:
         assert recorded
-        return found[name][seed] if name in found and "sst2" in study.name else None
+        if plan.name != "minilm":
+            return []
+        return [
+            outcome(tmp_path, method, seed, {size: [loss, 2 * loss] for size in sizes})
+            for method, loss in (("coa-lora", 0.2), ("ptq", 0.3))
+            for seed in range(3)
+        ]
 
-    monkeypatch.setattr(paper, "outcome_of", recorded)
-    monkeypatch.setattr(paper, "zero_shot", lambda study, seed, recorded: seen)
+    monkeypatch.setattr(paper, "outcomes_of", recorded)
     paper.main()
-    text = (results / "paper.md").read_text()
-    assert "a share of the box from a metric of 0.5 at 7.25 bits" in text
-    row = "| 0.608 ± 0.000 | 0.000 ± 0.000 | 0.608 ± 0.000 | 2.00 ± 0.00 | 10.0 ± 0.0 |"
-    assert f"| coa-lora | 3 {row}" in text
+    text = paper.DOCS.read_text()
+    assert (text.split("\n")[0], text.split("\n")[-2]) == ("Before", "After")
+    assert "| coa-lora | 3 | 0.300 ± 0.000 |" in text
+    assert "| ptq | 3 | -0.1500 ± 0.6353 |" in text
     assert "Nothing is recorded yet." in text
     result = json.loads((results / "paper.json").read_text())
     assert {row["table"] for row in result["rows"]} == {
-        "methods",
-        "quality by budget",
-        "seen less unseen",
-        "machines",
+        "served",
+        "loss of CoA-LoRA less others'",
+        "studies",
     }
-    (zero, _) = [claim for claim in result["claims"] if "unseen" in claim["claim"]]
-    assert zero["value"] == pytest.approx(0.5)
+    assert len(result["claims"]) == len(sizes) + len(PLANS["minilm"].better)
     page = (results / "paper.html").read_text()
-    assert "sst2-minilm: quality by budget" in page
+    assert "MiniLM-L6 on SST-2: served" in page
     assert 'src="http' not in page
-    assert "0.5000 ± 0.0000 points (3 seeds of 2 configurations)" in text
 
 
 def test_a_record_that_is_refused_leaves_the_results_as_they_are(
     monkeypatch: pytest.MonkeyPatch, results: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refused(study: Path, name: str, seed: int, recorded: bool) -> None:
-        if "sst2" in study.name:
-            raise InputError(f"{name}-{seed}.json: recorded under another plan")
+    def refused(plan: Plan, recorded: bool) -> list[Outcome]:
+        if plan.name == "minilm":
+            raise InputError("qlora-0.json: recorded under another plan")
+        return []
 
-    monkeypatch.setattr(paper, "outcome_of", refused)
+    monkeypatch.setattr(paper, "outcomes_of", refused)
     with pytest.raises(SystemExit, match="1"):
         paper.main()
-    assert "sst2-minilm: qlora-0.json: recorded under another plan" in capsys.readouterr().err
-    assert not list(results.iterdir())
-
-
-def test_the_papers_table_is_as_published() -> None:
-    assert "| coa-lora | 0.62 / +4.34 / 57 |" in paper_tables.paper_markdown()
-    assert "0.63 / – / 97" in paper_tables.paper_markdown()
+    assert "minilm: qlora-0.json: recorded under another plan" in capsys.readouterr().err
+    assert not results.exists()
 
 
 @pytest.mark.parametrize(
-    ("name", "method"),
-    [(name, method) for name, plan in PLANS.items() for method in (*METHODS, *plan.ablations)],
+    ("name", "method"), [(name, method) for name, plan in PLANS.items() for method in plan.seeds]
 )
-def test_every_entry_is_a_study_that_differs_from_the_plan_as_it_says(
-    name: str, method: str
-) -> None:
-    plan = PLANS[name].study
-    assert plan_digest(plan, method, 2) != plan_digest(plan, method, 1)
-    spec = study_of(plan, method, 2)
+def test_every_method_of_a_plan_is_a_study_of_its_own(name: str, method: str) -> None:
+    plan = PLANS[name]
+    digests = [plan_digest(plan.study, method, seed, plan.entries) for seed in (1, 2)]
+    assert digests[0] != digests[1]
+    spec = study_of(plan.study, method, 2, plan.entries, {"QSEARCH_DATA": "/d", "PAPER_TEXT": "/t"})
     assert spec.seed == 2
-    assert spec.trainer.name == ENTRIES[method].trainer
-    if method not in METHODS:
-        own = study_of(plan, "coa-lora", 2)
-        assert spec != own.model_copy(update={"name": spec.name})
+    assert spec.trainer.name == METHODS[method].trainer
+    bits = plan.bits if METHODS[method].has_adapter else plan.bits_alone
+    assert len(bits) == len(plan.megabytes)
+    first = spec.search.initial
+    assert [*first.uniform, *first.allocated] == [*bits] * len(METHODS[method].first)
+    assert bool(spec.search.candidates) is METHODS[method].is_searched

@@ -8,8 +8,8 @@ import pytest
 from qsearch_coalora.tasks.data_files import read_table
 
 from benchmarks import paper_text
+from benchmarks.method_studies import study_of
 from benchmarks.paper import PLANS
-from benchmarks.paper_runs import study_of
 from benchmarks.paper_text import prepare_text
 from qsearch.errors import InputError
 
@@ -33,7 +33,7 @@ def write_table(path: Path, sentences: list[str]) -> None:
 
 def prepared(study: str) -> dict[str, Path]:
     prepare_text(PLANS[study].study)
-    options = study_of(PLANS[study].study, "coa-lora", 0).task.options
+    options = study_of(PLANS[study].study, "coa-lora", 0, PLANS[study].entries).task.options
     return {split: Path(options[split]) for split in ("train", "validation", "test")}
 
 
@@ -51,7 +51,7 @@ def test_the_splits_of_reviews_share_no_phrase_and_validation_has_the_first_long
     write_table(folder / "train.tsv", ["it is dull , and", "a test like", TESTED, SENTENCE, *KEPT])
     write_table(folder / "dev.tsv", ["too short", SENTENCE, f"{SENTENCE} , really", OTHER])
     write_table(folder / "test.tsv", [TESTED])
-    files = prepared("sst2-minilm")
+    files = prepared("minilm")
     # No training phrase shares four words in a row with what is evaluated.
     assert sentences(files, "train") == ["a test like", *KEPT]
     assert sentences(files, "validation") == [SENTENCE]
@@ -63,7 +63,7 @@ def test_wikitexts_validation_lines_are_parted_into_training_and_validation(data
     source = data / "wikitext2" / "valid.txt"
     source.parent.mkdir(parents=True)
     source.write_text("".join(f"line {number}\n" for number in range(20)))
-    files = prepared("wikitext2-smollm2")
+    files = prepared("smollm2")
     assert len(files["train"].read_text().splitlines()) == 18
     assert files["validation"].read_text() == "line 18\nline 19\n"
 

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 TOP = 512
 """Tokens whose probability is kept; all of a smaller vocabulary."""
 
+TOKEN_BYTES = 8 * TOP + 4
+"""What is kept of a token's distribution: logarithms, tokens and the rest."""
+
 _ROWS = 16
 
 _LEAST = 1e-12

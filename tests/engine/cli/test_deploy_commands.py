@@ -125,6 +125,23 @@ def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(
     assert f"{least:.4f} average bits: its loss is within the uncertainty" in output
 
 
+@pytest.mark.parametrize("limit", ["accuracy", None])
+def test_what_may_be_as_good_keeps_the_limits_of_the_user(
+    limit: str | None, qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    sizes = record.trials["average_bits"]
+    trials = record.trials.assign(
+        estimated_loss=record.trials["loss"], estimated_loss_std=9.0, accuracy=sizes / 10
+    )
+    write_study(tmp_path, replace(record, trials=trials))
+    bits = sorted(record.latest["average_bits"])
+    least = bits[3] / 10  # Three smaller ones do not keep it.
+    options = ["--bits", "6"] + ([] if limit is None else ["--min", f"accuracy={least}"])
+    found = json.loads(qsearch("pick", tmp_path, *options, "--json").output)
+    assert found["average_bits"] > bits[3]
+    assert found["smallest_alike"]["average_bits"] == (bits[0] if limit is None else bits[3])
+
+
 def test_where_output_is_piped_each_layer_is_whole_on_a_line(
     qsearch, finished: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:

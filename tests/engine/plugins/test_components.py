@@ -156,12 +156,35 @@ def test_check_reports_layers_space_memory_and_time() -> None:
     assert lines["layers"].startswith("8 quantizable, 0.1 M weights, roles key, output, query")
     # Two blocks of four layers with two knobs of several values; eight choices each.
     assert lines["space"].startswith("16 variables in 8 groups, 10^7 configurations, 2.25 to 8.5")
-    assert lines["rounds"] == "2, about 16 evaluations"
+    assert lines["rounds"] == "2, about 18 evaluations"
     assert lines["memory"] == "about 1.0 GiB"
     assert "on this machine's CPU" in lines["time"]
     assert lines["note"] == "needs nothing"
     limited = check_study(study_spec(search__stop__evaluations=10), "my.yaml")
     assert dict(limited)["rounds"] == "2, about 10 evaluations"
+
+
+@pytest.mark.parametrize(
+    ("search", "evaluations"),
+    [
+        # A round after the first has the set and 2 baselines, but no more than there are.
+        ({"initial": 5, "candidates": 1, "rounds": 3}, 6 + 7 + 8),
+        ({"initial": 5, "candidates": 9, "rounds": 3}, 14 + 2 * (5 + 2 + 9)),
+        ({"initial": 5, "candidates": 9, "rounds": 3, "keep": "all"}, 14 + 23 + 32),
+        ({"initial": {"uniform": [2.5, 4.5], "random": 3}, "candidates": 9}, 14 + 5 + 2 + 9),
+    ],
+)
+def test_check_counts_baselines_of_later_rounds(search: dict[str, Any], evaluations: int) -> None:
+    changes = {f"search__{name}": value for name, value in search.items()}
+    rounds = search.get("rounds", 2)
+    lines = dict(check_study(study_spec(**changes), "my.yaml"))
+    assert lines["rounds"] == f"{rounds}, about {evaluations} evaluations"
+
+
+def test_what_check_counts_is_what_a_study_without_losers_evaluates(finished: Path) -> None:
+    made = len(read_study(finished).trials)
+    lines = dict(check_study(study_spec(), "my.yaml"))
+    assert lines["rounds"] == f"2, about {made} evaluations"
 
 
 def test_check_counts_the_memory_that_each_configuration_keeps(
