@@ -20,8 +20,8 @@ TOKEN_BYTES = 8 * TOP + 4
 
 _ROWS = 16
 
-_LEAST = 1e-12
-"""Smaller values do not count as probabilities: float32 sums are not as precise."""
+_LEAST = 1e-7
+"""Smaller values do not count as probabilities: sums of float32 are not as precise."""
 
 
 class TopProbabilities(NamedTuple):
