@@ -42,7 +42,7 @@ MARGIN = 0.02
 DOCS = ROOT / "docs" / "benchmarks.md"
 
 _PLANS = Path(__file__).parent / "plans" / "paper"
-_EVERY = (OURS, "shared-lora", "lq-lora", "qlora", "ptq", "ptq-gptq")
+_EVERY = (OURS, "shared-lora", "ptq", "ptq-gptq", "lq-lora", "qlora")
 
 PLANS = {
     plan.name: plan

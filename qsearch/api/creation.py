@@ -18,7 +18,7 @@ from qsearch.spec.study_spec import StudySpec
 from qsearch.spec.validation import validate
 from qsearch.storage.directory import has_results, load_study_file, read_study_yaml
 from qsearch.storage.paths import STUDY_YAML
-from qsearch.storage.study_record import read_facts
+from qsearch.storage.study_record import Size, read_facts
 from qsearch.study.opening import claim_directory
 from qsearch.study.run import run_spec
 
@@ -27,7 +27,9 @@ def create_study(
     space: Space,
     directory: str | Path | None = None,
     *,
-    bits: tuple[float, float],
+    bits: tuple[float, float] | None = None,
+    bytes: tuple[int | str, int | str] | None = None,
+    size: Size | None = None,
     name: str | None = None,
     seed: int = 0,
     initial: int = 8,
@@ -41,6 +43,10 @@ def create_study(
         directory: Where results are kept, made when the first trial is asked for. Without, they are
             deleted with the study.
         bits: Interval of average bits to search.
+        bytes: Interval of bytes of weight files, such as ``("20MB", "30MB")``, instead.
+        size: What fronts and reports have losses against, ``"average_bits"`` or ``"bytes"``; by
+            default, that of the interval. Bytes are an affine function of average bits but for a
+            few, so that the search and normalised hypervolumes are those of both.
         name: Of the study; the directory's by default.
         seed: Of the first set and of the search's starting points.
         initial: Configurations that are tried before the search starts: a third each uniform,
@@ -59,7 +65,7 @@ def create_study(
     """
     if not isinstance(space, Space):
         raise InputError(f"space: make one by qsearch.Space.from_model, not {type(space).__name__}")
-    bits = space.interval(bits)
+    interval = _interval(space, bits, bytes)
     _require_metrics(metrics)
     keep = tempfile.TemporaryDirectory(prefix="qsearch-") if directory is None else None
     # The working directory may change while trials wait.
@@ -79,7 +85,8 @@ def create_study(
             "initial": initial,
             "candidates": 0,
             "segments": segments,
-            "average_bits": bits,
+            "size": size or ("average_bits" if bytes is None else "bytes"),
+            **interval,
         },
     }
     spec = validate(StudySpec, values, "create_study")
@@ -149,6 +156,15 @@ def run_study(
     folder = Path(directory)
     run_spec(spec, folder, storage, observer, source, workers)
     return load_study(folder)
+
+
+def _interval(space: Space, bits: object, nbytes: object) -> dict[str, tuple[float, float]]:
+    """Return the section's interval to search, of the one size that was given."""
+    if (bits is None) == (nbytes is None):
+        raise InputError("give where to search, as bits=(low, high) or as bytes=(low, high)")
+    if nbytes is None:
+        return {"average_bits": space.interval(bits)}
+    return {"bytes": space.file_bytes_interval(nbytes)}
 
 
 def _require_metrics(metrics: object) -> None:

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from qsearch._arrays import Floats, Integers
+from qsearch._sizes import parse_size
 from qsearch.api.quantization import QuantizerConfiguration, quantizer_of
 from qsearch.errors import InputError
 from qsearch.models.discovery import find_layers
 from qsearch.models.quantization_error import quantization_errors
 from qsearch.models.quantized_weights import require_original
 from qsearch.plugins.components import require_roles, space_of
+from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import KnobValue, LayerConfiguration
@@ -28,6 +30,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
 from qsearch.spec.sections import ModelSpec, PluginSpec, SpaceSpec
 from qsearch.spec.validation import validate
+from qsearch.study.file_bytes import FileBytes
 from qsearch.surrogate.error_correlation import error_correlation
 
 Tied = Literal["none", "fused"] | Sequence[Sequence[str]]
@@ -151,8 +154,45 @@ class Space:
         >>> space.average_bits(space.sample(bits=(3.0, 5.0))) <= 5.0
         True
         """
+        return float(self.configurations.average_bits(self._encode(configuration)))
+
+    @property
+    def file_bytes_range(self) -> tuple[int, int]:
+        """Least and greatest bytes of weight files."""
+        return self._file_bytes.range
+
+    def file_bytes(self, configuration: Mapping[str, Mapping[str, KnobValue]]) -> int:
+        """Return the bytes of weight files with a configuration, as the format ``packed``.
+
+        What is not quantized is counted as it is in memory, each tensor once and in its own type.
+
+        >>> 4000 < space.file_bytes(space.sample(bits=(3.0, 5.0))) < 15_000
+        True
+        """
+        return int(self._file_bytes(self._encode(configuration)))
+
+    @cached_property
+    def footprint(self) -> Footprint:
+        """Sizes that all configurations have in common.
+
+        >>> space.footprint.fixed_bytes < min(space.file_bytes_range)
+        True
+        """
+        own = {weight.data_ptr() for weight in self.weights}
+        other = {value.data_ptr(): value.nbytes for value in self.state.values()}
+        return Footprint(
+            quantized_weights=sum(layer.parameters for layer in self.layers),
+            other_bytes=sum(nbytes for place, nbytes in other.items() if place not in own),
+            adapter_bytes=0,
+        )
+
+    @cached_property
+    def _file_bytes(self) -> FileBytes:
+        return FileBytes(self.configurations, self.quantizer, self.footprint)
+
+    def _encode(self, configuration: Mapping[str, Mapping[str, KnobValue]]) -> Integers:
         plain = {name: LayerConfiguration(layer) for name, layer in configuration.items()}
-        return float(self.configurations.average_bits(self.configurations.encode(plain)))
+        return self.configurations.encode(plain)
 
     def decode(self, index: Integers) -> QuantizerConfiguration:
         """Return the configuration with some choice indices (groups).
@@ -194,6 +234,21 @@ class Space:
                 f"bits: give (low, high) within the space's {least:.4g} to {greatest:.4g} average"
                 f" bits, not {bits!r}"
             )
+        return low, high
+
+    def file_bytes_interval(self, nbytes: object) -> tuple[int, int]:
+        """Return an interval of bytes of weight files as numbers; configurations must be within.
+
+        >>> space.file_bytes_interval(("5kB", 10_000))
+        (5000, 10000)
+        """
+        try:
+            low, high = (int(parse_size(str(end), "bytes")[0]) for end in nbytes)  # type: ignore[attr-defined]
+        except (TypeError, ValueError):  # Neither a pair nor anything of several values.
+            low = high = 0
+        if not low < high:
+            raise InputError(f'bytes: give (low, high), such as ("20MB", "30MB"), not {nbytes!r}')
+        self._file_bytes.average_bits((low, high))  # Refuses what no configuration takes.
         return low, high
 
     @cached_property

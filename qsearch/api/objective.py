@@ -13,13 +13,13 @@ from qsearch._arrays import Floats
 from qsearch.api.model_space import Space
 from qsearch.errors import InputError
 from qsearch.plugins.components import PYTHON_ONLY
-from qsearch.plugins.digests import Inputs
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation, Metric, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Progress, Requirements, Split, TrainerState
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
-from qsearch.spec.sections import OBJECTIVE
+from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.storage.objective_file import read_objective
 
 
@@ -28,8 +28,14 @@ class ObjectiveTask:
     """The metrics of an objective, and the number of its examples once a result has said it."""
 
     directory: Path
-    metrics: tuple[Metric, ...]
+    section: PluginSpec
     name: str = OBJECTIVE
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that the study was created with."""
+        own = self.section.options.get("metrics", {})
+        return tuple(Metric(name, better) for name, better in own.items())
 
     def examples(self, split: Split) -> int | None:
         """Return how many predictions each loss is a mean over."""
@@ -55,16 +61,10 @@ class ObjectiveTrainer:
         )
 
     def footprint(self) -> Footprint:
-        """Return the sizes of the model in memory, each tensor once and in its own type."""
-        own = {weight.data_ptr() for weight in self.space.weights}
-        other = {value.data_ptr(): value.nbytes for value in self.space.state.values()}
-        return Footprint(
-            quantized_weights=sum(layer.parameters for layer in self.space.layers),
-            other_bytes=sum(nbytes for place, nbytes in other.items() if place not in own),
-            adapter_bytes=0,
-        )
+        """Return the space's own."""
+        return self.space.footprint
 
-    def input_digests(self) -> Inputs:
+    def input_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Inputs:
         """Return the digest of the model: results of other weights are not comparable."""
         return Inputs(model={"weights": self.space.digest()})
 

@@ -15,14 +15,13 @@ from qsearch._text import in_one_line
 from qsearch.api.model_space import Space
 from qsearch.api.objective import ObjectiveTask, ObjectiveTrainer
 from qsearch.api.observation import Observation
-from qsearch.api.quantization import QuantizerConfiguration
 from qsearch.api.trial import Trial
 from qsearch.errors import InputError, ObjectiveError
 from qsearch.execution.executor import Failure
 from qsearch.experiment.url import storage_errors
 from qsearch.monitoring.events import EventKind
 from qsearch.plugins.components import StudyComponents
-from qsearch.plugins.evaluation import Evaluation, Metric, MetricValue
+from qsearch.plugins.evaluation import Evaluation, MetricValue
 from qsearch.space.configuration import Configuration
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.directory import prepare_directory
@@ -40,17 +39,17 @@ _log = logging.getLogger("qsearch")
 class ObjectiveSession:
     """Holds the study's directory from its making until it is closed."""
 
-    def __init__(
-        self, space: Space, spec: StudySpec, metrics: tuple[Metric, ...], directory: Path
-    ) -> None:
-        self._space, self._metrics, self._directory = space, metrics, directory
+    def __init__(self, space: Space, spec: StudySpec, directory: Path) -> None:
+        self._space, self._directory = space, directory
+        task = ObjectiveTask(directory, spec.task)
+        self._metrics = task.metrics
         self._pending: dict[int, float] = {}
         self._lock = threading.RLock()  # Workers may be threads that tell their results.
         self._process = os.getpid()
         components = StudyComponents(
             spec,
             space.quantizer,
-            ObjectiveTask(directory, metrics),
+            task,
             ObjectiveTrainer(space),
             space.configurations,
         )
@@ -152,11 +151,9 @@ class ObjectiveSession:
 
     def _trial(self, number: int) -> Trial:
         trials = self._session.study.trials
-        return Trial(
-            number,
-            QuantizerConfiguration(trials.configuration(number), self._space.quantizer),
-            trials.average_bits(number),
-        )
+        configuration = self._space.decode(trials.index(number))
+        nbytes = self._space.file_bytes(configuration)
+        return Trial(number, configuration, trials.average_bits(number), file_bytes=nbytes)
 
     def require_pending(self, number: int, configuration: Configuration | None = None) -> None:
         """Refuse a trial that does not wait for a result, or has another configuration."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,16 +16,16 @@ from qsearch._text import reason_of
 from qsearch.api.model_space import Space
 from qsearch.api.objective_session import ObjectiveSession
 from qsearch.api.observation import Observation, as_observation
+from qsearch.api.picking import picked_row
 from qsearch.api.quantization import QuantizerConfiguration
 from qsearch.api.results import Metrics, configurations_table, trials_table
 from qsearch.api.trial import Trial, trial_of_row
-from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError, ObjectiveError, QsearchError
-from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import non_dominated
 from qsearch.spec.sections import OBJECTIVE
 from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.measurements import read_footprint
 from qsearch.storage.objective_file import read_objective
 from qsearch.storage.paths import STUDY_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, row_metrics, selection_loss
@@ -215,43 +215,59 @@ class Study:
         """
         return configurations_table(self._record())
 
-    def best(self, bits: float | None = None) -> Trial:
-        """Return the trial of least loss, estimated where it is, within some average bits.
+    def best(
+        self,
+        bits: float | None = None,
+        bytes: int | str | None = None,
+        *,
+        max: Mapping[str, float] | None = None,
+        min: Mapping[str, float] | None = None,
+    ) -> Trial:
+        """Return the trial of least loss, estimated where it is, within a budget, as ``pick`` does.
 
         Of a study with rounds, it is one of the last finished round.
 
+        Args:
+            bits: Budget in average bits.
+            bytes: Budget of the weight files, such as ``"60MB"``, instead.
+            max: Greatest values of metrics or the loss, as observed, such as ``{"kl": 0.05}``.
+                Without a budget, limits give the trial of fewest average bits that keeps them.
+            min: Least values, likewise.
+
         Raises:
-            InputError: If no trial has so few bits, or none has a result.
+            InputError: If no trial fits, or the study does not know bytes or the metric.
 
         >>> study.best(bits=5.0).average_bits <= 5.0
         True
-        """
-        record = self._record()
-        row = best_under(record, np.inf if bits is None else bits)
-        return self._trial(record, row, self._metrics())
-
-    def front(self) -> list[Trial]:
-        """Return the Pareto front of loss and average bits, from few bits to many.
-
-        >>> [trial.average_bits for trial in study.front()] == sorted(
-        ...     trial.average_bits for trial in study.front()
-        ... )
+        >>> study.best(bytes="15kB").file_bytes <= 15_000
         True
         """
         record = self._record()
-        latest = record.latest.sort_values(["average_bits", "trial"])
-        points = np.column_stack([selection_loss(latest, record.objective), latest["average_bits"]])
+        row = picked_row(record, self.directory, bits, bytes, max, min)
+        return self._trial(record, row, self._metrics())
+
+    def front(self) -> list[Trial]:
+        """Return the Pareto front of loss and the study's size, from small to large.
+
+        >>> losses = [trial.loss for trial in study.front()]
+        >>> losses == sorted(losses, reverse=True)
+        True
+        """
+        record = self._record()
+        latest = record.latest.sort_values([record.size, "trial"])
+        points = np.column_stack([selection_loss(latest, record.objective), latest[record.size]])
         metrics = self._metrics()
         on_front = latest[non_dominated(points)]
         return [self._trial(record, row, metrics) for _, row in on_front.iterrows()]
 
     def plot_front(self) -> Figure:
-        """Return the Plotly figure of losses against average bits.
+        """Return the Plotly figure of losses against the study's size.
 
         >>> study.plot_front().layout.title.text
         'Loss against average bits, round 1'
         """
-        figure: Figure = load_plugin("reports", "front")(self._record())
+        draw = load_plugin("reports", "front")
+        figure: Figure = draw(self._record(), read_footprint(self.directory))
         return figure
 
     def report(self, path: str | Path | None = None) -> Path:
@@ -291,7 +307,7 @@ class Study:
         stop = self._spec.search.stop.model_copy(update={"evaluations": limit})
         search = self._spec.search.model_copy(update={"stop": stop})
         spec = self._spec.model_copy(update={"search": search})
-        return ObjectiveSession(self.space, spec, metrics_of(spec), self.directory)
+        return ObjectiveSession(self.space, spec, self.directory)
 
     def _evaluate(
         self,
@@ -331,9 +347,3 @@ class Study:
             known = row_metrics(record.metric_names, row)
             own = {name: metric.value for name, metric in known.items()}
         return trial_of_row(row, quantizer, own)
-
-
-def metrics_of(spec: StudySpec) -> tuple[Metric, ...]:
-    """Return the metrics that a study of an objective was created with."""
-    metrics: dict[str, Any] = spec.task.options.get("metrics", {})
-    return tuple(Metric(name, better) for name, better in metrics.items())

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from qsearch.claims.comparison import Comparison
+from qsearch.claims.comparison import Comparison, JointDifference
 from qsearch.claims.paired_difference import PairedDifference
-from qsearch.search.pareto import non_dominated
 from qsearch.storage.study_record import UNIFORM, StudyRecord, row_configuration, selection_loss
 
 
@@ -20,13 +19,16 @@ class Claim:
 
     Args:
         row: Of ``trials.parquet``.
-        difference: Its loss less the model's, over the same examples.
+        difference: Its loss less the model's, over the same examples, with an interval that holds
+            for all compared configurations at once.
         reference_loss: The model's loss on them.
+        compared: How many configurations were.
     """
 
     row: pd.Series
     difference: PairedDifference
     reference_loss: float
+    compared: int
 
     @property
     def at_most(self) -> float:
@@ -43,13 +45,16 @@ class UniformClaim:
         baseline: Its row of ``trials.parquet``.
         row: The smallest configuration of no greater selection loss that the study does not show to
             be worse; None if none is smaller than the baseline.
-        difference: Its objective, such as the loss, less the baseline's, over the same examples.
+        difference: Its objective, such as the loss, less the baseline's, over the same examples,
+            with an interval that holds for all smaller configurations at once.
+        smaller: How many configurations are smaller than the baseline.
     """
 
     name: str
     baseline: pd.Series
     row: pd.Series | None = None
     difference: PairedDifference | None = None
+    smaller: int = 0
 
     @property
     def saved(self) -> float:
@@ -63,22 +68,33 @@ class UniformClaim:
 def no_measurable_loss(
     record: StudyRecord, comparison: Comparison, tolerance: float | None = None
 ) -> Claim | None:
-    """Return the smallest configuration of the front that is not measurably above full precision.
+    """Return the smallest configuration that is not measurably above full precision.
 
     Full precision is the same adapter with no weight quantized. With a tolerance, a share of its
-    loss, it is the smallest one whose whole interval lies within it. None if there is none, or
-    differences are unknown.
+    loss, it is the smallest one whose whole interval lies within it. All that the round completed
+    are compared, on the front or not. None if there is none, or differences are unknown.
     """
     full = record.rounds[-1].full_precision if record.rounds else None
     if full is None or not math.isfinite(full.loss) or full.loss == 0:
         return None
-    for row in _front(record):
-        difference = comparison.with_full_precision(int(row["trial"]))
-        if difference is None:
-            continue
-        limit = None if tolerance is None else tolerance * abs(full.loss)
-        if difference.low <= 0 if limit is None else difference.high <= limit:
-            return Claim(row, difference, full.loss)
+    rows = {int(row["trial"]): row for row in _by_size(record)}
+    compared = comparison.jointly(rows)
+    found = first_within(compared, None if tolerance is None else tolerance * abs(full.loss))
+    if found is None:
+        return None
+    return Claim(rows[found.trial], found.jointly, full.loss, len(compared))
+
+
+def first_within(
+    compared: Iterable[JointDifference], limit: float | None = None
+) -> JointDifference | None:
+    """Return the first that is not measurably worse, or that is within a limit with its interval.
+
+    It is chosen for its own difference, so only its joint interval says how far it may be off.
+    """
+    for one in compared:
+        if one.alone.low <= 0 if limit is None else one.jointly.high <= limit:
+            return one
     return None
 
 
@@ -87,9 +103,9 @@ def uniform_claims(record: StudyRecord, comparison: Comparison) -> list[UniformC
 
     There are none where it is not known what examples scored.
     """
-    front = list(_front(record))
+    rows = list(_by_size(record))
     return [
-        _as_good_as(name, baseline, front, record, comparison)
+        _as_good_as(name, baseline, rows, record, comparison)
         for name, baseline in baselines(record).items()
         if comparison.with_trial(int(baseline["trial"]), int(baseline["trial"])) is not None
     ]
@@ -110,21 +126,19 @@ def baselines(record: StudyRecord) -> dict[str, pd.Series]:
 def _as_good_as(
     name: str,
     baseline: pd.Series,
-    front: Sequence[pd.Series],
+    rows: Sequence[pd.Series],
     record: StudyRecord,
     comparison: Comparison,
 ) -> UniformClaim:
-    for row in front:
-        if row["average_bits"] >= baseline["average_bits"]:
-            break
-        if _selection(row, record) > _selection(baseline, record):
-            continue
-        difference = comparison.with_trial(
-            int(row["trial"]), int(baseline["trial"]), record.objective
-        )
-        if difference is not None and difference.low <= 0:
-            return UniformClaim(name, baseline, row, difference)
-    return UniformClaim(name, baseline)
+    smaller = {
+        int(row["trial"]): row for row in rows if row["average_bits"] < baseline["average_bits"]
+    }
+    compared = comparison.jointly(smaller, int(baseline["trial"]), record.objective)
+    limit = _selection(baseline, record)
+    found = first_within(one for one in compared if _selection(smaller[one.trial], record) <= limit)
+    if found is None:
+        return UniformClaim(name, baseline, smaller=len(smaller))
+    return UniformClaim(name, baseline, smaller[found.trial], found.jointly, len(smaller))
 
 
 def _baseline_name(record: StudyRecord, row: pd.Series) -> str:
@@ -135,16 +149,14 @@ def _baseline_name(record: StudyRecord, row: pd.Series) -> str:
     return f"uniform {value} bits" if knob == "bits" else f"uniform {knob} {value}"
 
 
-def _front(record: StudyRecord) -> Iterator[pd.Series]:
-    """Yield the overall Pareto front by selection loss, the smallest first."""
-    latest = record.latest
-    points = pd.DataFrame(
-        {"loss": selection_loss(latest, record.objective), "bits": latest["average_bits"]}
-    ).dropna()
-    if points.empty:
-        return
-    front = latest.loc[points.index[non_dominated(points.to_numpy(dtype=float))]]
-    for _, row in front.sort_values("average_bits").iterrows():
+def _by_size(record: StudyRecord) -> Iterator[pd.Series]:
+    """Yield the completed rows of the last finished round, the smallest first.
+
+    Of equal size, that of less selection loss comes first.
+    """
+    rows = record.latest.assign(selection=selection_loss(record.latest, record.objective))
+    ordered = rows.dropna(subset="selection").sort_values(["average_bits", "selection"])
+    for _, row in ordered.drop(columns="selection").iterrows():
         yield row
 
 

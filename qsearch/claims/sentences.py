@@ -25,12 +25,18 @@ def difference_text(difference: PairedDifference, unit: str = "nats") -> str:
     return f"{difference.difference:+.4f} ± {half:.4f} {unit}".strip()
 
 
+def interval_text(compared: int = 1) -> str:
+    """Return what an interval is, which may hold for several configurations at once."""
+    jointly = "" if compared == 1 else f" for all {compared} configurations at once"
+    return f"95 % interval{jointly}"
+
+
 def claim_sentence(claim: Claim, footprint: Footprint | None) -> str:
     """Return the claim of no measurable loss."""
     sentence = (
         f"No measurable loss at {size_text(claim.row)}: compared with full precision over the same"
         f" {claim.difference.examples} examples, the loss differs by"
-        f" {difference_text(claim.difference)} (95 % interval), so it is at most"
+        f" {difference_text(claim.difference)} ({interval_text(claim.compared)}), so it is at most"
         f" {rounded_up(100 * claim.at_most, 1)} % higher"
     )
     if footprint is None:
@@ -42,6 +48,8 @@ def claim_sentence(claim: Claim, footprint: Footprint | None) -> str:
 def uniform_sentence(claim: UniformClaim) -> str:
     """Return what the search gained over a baseline."""
     of = f"{claim.name}, {size_text(claim.baseline)}"
+    if claim.smaller == 0:
+        return f"The last finished round has nothing smaller than {of}."
     if claim.row is None:
         return f"No smaller configuration is as good as {of}."
     what = "average bits" if math.isnan(claim.baseline["bytes"]) else "bytes"

@@ -10,57 +10,27 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from qsearch._sizes import readable_size
-from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.arguments import (
+    Bits,
+    Bytes,
+    Json,
+    Maxima,
+    MaxKl,
+    Memory,
+    MinAccuracy,
+    Minima,
+    StudyDirectory,
+    Sweep,
+    Tokens,
+    Trial,
+    Within,
+)
 from qsearch.cli.console import SafeConsole, print_line, print_table
 from qsearch.cli.rare_collection import rare_collection
 from qsearch.errors import InputError
 
 if TYPE_CHECKING:
     from qsearch.deployment.exporting import PlannedExport
-
-Bits = Annotated[float | None, typer.Option("--bits", help="Budget in average bits.", min=0.0)]
-Bytes = Annotated[
-    str | None, typer.Option("--bytes", help="Budget of the weight files, such as 60MB.")
-]
-Memory = Annotated[
-    str | None, typer.Option("--memory", help="Budget of the memory that running takes.")
-]
-Tokens = Annotated[
-    int | None, typer.Option("--tokens", help="For --memory: length of a sequence.", min=1)
-]
-Trial = Annotated[
-    int | None,
-    typer.Option("--trial", help="A trial of the last finished round, by its number.", min=0),
-]
-
-Sweep = Annotated[
-    str | None,
-    typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),
-]
-MaxKl = Annotated[
-    float | None, typer.Option("--max-kl", help="Limit of kl: short for --max kl=VALUE.")
-]
-MinAccuracy = Annotated[
-    float | None,
-    typer.Option("--min-accuracy", help="Limit of accuracy: short for --min accuracy=VALUE."),
-]
-Maxima = Annotated[
-    list[str] | None,
-    typer.Option("--max", help="Greatest value of a metric.", metavar="METRIC=VALUE"),
-]
-Minima = Annotated[
-    list[str] | None,
-    typer.Option("--min", help="Least value of a metric.", metavar="METRIC=VALUE"),
-]
-
-Within = Annotated[
-    str | None,
-    typer.Option(
-        "--within",
-        help="The smallest whose 95 % interval is within this share of the loss, such as 1%.",
-        metavar="SHARE",
-    ),
-]
 
 
 def pick(
@@ -82,20 +52,15 @@ def pick(
     With limits of metrics, it is the best that keeps them; without a budget, the smallest. Within a
     share of the loss without quantization, it is the smallest.
     """
-    from qsearch.deployment.budgets import chosen_budget
-    from qsearch.deployment.metric_limits import parse_limits
-    from qsearch.deployment.picking import parse_share, pick_configuration, pick_within
+    from qsearch.deployment.criteria import chosen_criteria
+    from qsearch.deployment.picking import pick_configuration, pick_within
 
-    limits = parse_limits(maxima or (), minima or (), max_kl, min_accuracy)
-    options = (bits, bytes_, memory, tokens, trial)
-    has_option = any(option is not None for option in options)
-    if within is not None:
-        if has_option or limits:
-            raise InputError("--within picks by the loss; leave budgets and limits out")
-        picked = pick_within(directory, parse_share(within))
+    options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
+    (criteria,) = chosen_criteria(*options)
+    if criteria.within is None:
+        picked = pick_configuration(directory, criteria.budget, criteria.limits)
     else:
-        budget = chosen_budget(*options) if has_option or not limits else None
-        picked = pick_configuration(directory, budget, limits)
+        picked = pick_within(directory, criteria.within)
     if json_:
         layers = {name: dict(layer) for name, layer in picked.configuration.items()}
         print_line(json.dumps({**picked.values, "configuration": layers}))
@@ -135,6 +100,11 @@ def export(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
+    max_kl: MaxKl = None,
+    min_accuracy: MinAccuracy = None,
+    maxima: Maxima = None,
+    minima: Minima = None,
+    within: Within = None,
     sweep: Sweep = None,
     format_: Annotated[
         str,
@@ -157,29 +127,30 @@ def export(
         typer.Option("--dry-run", help="Print weight files and their bytes, and write nothing."),
     ] = False,
 ) -> None:
-    """Write the best configuration within a budget, or a trial, in a form that can be deployed."""
+    """Write a configuration, chosen as by pick, in a form that can be deployed."""
     from qsearch.cli.export_progress import export_progress
-    from qsearch.deployment.budgets import chosen_budgets
+    from qsearch.deployment.criteria import chosen_criteria
     from qsearch.deployment.exporting import export_configuration, export_sweep, plan_exports
     from qsearch.deployment.storage_options import StorageOptions
 
     storage = StorageOptions(dtype, adapter_bits)
-    budgets = chosen_budgets(bits, bytes_, memory, tokens, trial, sweep)
+    options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
+    criteria = chosen_criteria(*options, sweep)
     with export_progress(SafeConsole()) as show:
         if dry_run:
-            planned = plan_exports(directory, budgets, format_, show, storage)
+            planned = plan_exports(directory, criteria, format_, show, storage)
             rows = [plan.row for plan in planned]
         elif to is None:
             raise InputError("--to OUT: name the folder to write, or give --dry-run")
         elif sweep is None:
             planned = []
-            rows = [export_configuration(directory, budgets[0], to, format_, show, storage)]
+            rows = [export_configuration(directory, criteria[0], to, format_, show, storage)]
         else:
             planned = []
-            rows = export_sweep(directory, budgets, to, format_, show, storage)
-    for number, (budget, row) in enumerate(zip(budgets, rows, strict=True)):
+            rows = export_sweep(directory, criteria, to, format_, show, storage)
+    for number, (own, row) in enumerate(zip(criteria, rows, strict=True)):
         name = format_ if dry_run else str(to)
-        name += "" if sweep is None else f" for {budget.limit:g} bits"
+        name += f" for {own.budget.limit:g} bits" if sweep is not None and own.budget else ""
         print_line(
             f"{'would write' if dry_run else 'wrote'} {name}: trial {int(row['trial'])},"
             f" {row['average_bits']:.4f} average bits, loss {row['loss']:.4f}"

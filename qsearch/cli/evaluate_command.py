@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qsearch.cli.arguments import Json, StudyDirectory
+from qsearch.cli.arguments import (
+    Bits,
+    Bytes,
+    Json,
+    Maxima,
+    MaxKl,
+    Memory,
+    MinAccuracy,
+    Minima,
+    StudyDirectory,
+    Sweep,
+    Tokens,
+    Trial,
+    Within,
+)
 from qsearch.cli.console import SafeConsole, print_line, print_table
-from qsearch.cli.deploy_commands import Bits, Bytes, Memory, Sweep, Tokens, Trial
 from qsearch.cli.rare_collection import rare_collection
 from qsearch.errors import InputError
 
@@ -36,6 +50,11 @@ def evaluate(
     memory: Memory = None,
     tokens: Tokens = None,
     trial: Trial = None,
+    max_kl: MaxKl = None,
+    min_accuracy: MinAccuracy = None,
+    maxima: Maxima = None,
+    minima: Minima = None,
+    within: Within = None,
     sweep: Sweep = None,
     split: Annotated[
         EvaluatedSplit | None, typer.Option("--split", help="Data to evaluate on; test if omitted.")
@@ -60,18 +79,19 @@ def evaluate(
     json_: Json = False,
 ) -> None:
     """Evaluate picked configurations, baselines and the unquantized model on unseen data."""
-    from qsearch.deployment.budgets import best_within, chosen_budgets
+    from qsearch.deployment.criteria import chosen_criteria
     from qsearch.deployment.evaluating import evaluate_split
     from qsearch.deployment.harness import evaluate_harness
     from qsearch.storage.study_record import read_study
 
-    budgets = chosen_budgets(bits, bytes_, memory, tokens, trial, sweep)
+    options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
+    criteria = chosen_criteria(*options, sweep)
     if lm_eval is None and limit is not None:
         raise InputError("--limit is for tasks of --lm-eval")
     if lm_eval is not None and (split is not None or length is not None):
         raise InputError("--lm-eval has data of its own; leave --split and --length out")
     record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
+    rows = [own.row(record, directory) for own in criteria]
     console = SafeConsole(stderr=True)
     if lm_eval is not None:
         # Without a status line: lm_eval has progress bars of its own.
@@ -112,7 +132,7 @@ def _print(found: SplitEvaluation) -> None:
         ("model", "bits", "MB", "loss", *names),
         [
             (
-                model.name,
+                model.label,
                 *_sizes(model),
                 with_error(model.evaluation.loss, model.evaluation.standard_error),
                 *(_metric(model, name) for name in names),
@@ -120,26 +140,51 @@ def _print(found: SplitEvaluation) -> None:
             for model in found.models
         ],
     )
+    for line in (*_of_fewer_examples(found, names), *_of_earlier_calls(found)):
+        print_line(line)
     if not found.differences:
         return
+    labels = {model.name: model.label for model in found.models}
     print_line("")
     print_table(
-        ("model", "less", "of", "difference", "95 % interval"),
+        ("model", "less", "of", "difference", "95 % interval", "examples"),
         [
             (
-                one.name,
-                one.other,
+                labels[one.name],
+                labels[one.other],
                 one.metric,
                 f"{one.difference.difference:+.4f}",
                 f"{one.difference.low:+.4f} to {one.difference.high:+.4f}",
+                str(one.difference.examples),
             )
             for one in found.differences
         ],
     )
-    examples = found.differences[0].difference.examples
-    print_line(f"\ndifferences are over the same {examples} examples of the {found.split} data")
+    print_line(f"\ndifferences are over the same examples of the {found.split} data")
     if found.split == "validation":
         print_line("the search has selected on these data; --split test evaluates on others")
+
+
+def _of_fewer_examples(found: SplitEvaluation, names: Sequence[str]) -> Iterator[str]:
+    """Yield a line on each metric that is of fewer examples than the loss."""
+    for name in names:
+        counts = {(model.examples(name), model.examples()) for model in found.models}
+        fewer = sorted((own, of) for own, of in counts if own and of and own < of)
+        if fewer:
+            own, of = fewer[0]
+            yield f"{name}: of {own} of the {of} examples"
+
+
+def _of_earlier_calls(found: SplitEvaluation) -> Iterator[str]:
+    """Yield what was not evaluated again, and why what an earlier call evaluated was."""
+    kept = sum(model.kept for model in found.models)
+    if kept:
+        yield (
+            f"{kept} of the {len(found.models)} models were evaluated before; to evaluate them"
+            f" again, delete {found.folder}"
+        )
+    if found.outdated:
+        yield f"evaluations of before are replaced: they differ in {', '.join(found.outdated)}"
 
 
 def parse_tasks(text: str) -> list[str]:

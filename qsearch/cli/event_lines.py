@@ -10,6 +10,10 @@ _TEXTS = {
     EventKind.SEARCHING_AGAIN: "round {round}: the database lacks some candidates",
     EventKind.SEARCHED: "round {round}: found {candidates} candidates",
     EventKind.FAILED: "round {round}: trial {trial} failed: {reason}",
+    EventKind.REFERENCE_FAILED: (
+        "round {round}: the model that evaluations are compared with could not be evaluated:"
+        " {reason}"
+    ),
     EventKind.FULL_PRECISION_FAILED: (
         "round {round}: without quantization, the model could not be evaluated: {reason}"
     ),

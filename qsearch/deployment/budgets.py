@@ -26,20 +26,27 @@ class Budget:
         limit: Average bits, or bytes; of ``trial``, its number.
         tokens: For ``memory``: length of the sequence, or None for the study's own.
         unit: Of bytes in messages, such as ``MB``.
+        prefix: Of its name in messages: options of commands have dashes, Python's arguments none.
     """
 
     kind: Literal["bits", "bytes", "memory", "trial"]
     limit: float
     tokens: int | None = None
     unit: str = "B"
+    prefix: str = "--"
 
     def __str__(self) -> str:
-        """Return it as the command line has it, such as ``--bytes 60MB``."""
+        """Return it as the user gave it, such as ``--bytes 60MB``."""
         if self.kind in ("bits", "trial"):
-            return f"--{self.kind} {self.limit:.12g}"
+            return f"{self.name} {self.limit:.12g}"
         unit = "" if self.unit == "B" else self.unit
         tokens = "" if self.tokens is None else f" --tokens {self.tokens}"
-        return f"--{self.kind} {self.limit / UNITS[self.unit]:.12g}{unit}{tokens}"
+        return f"{self.name} {self.limit / UNITS[self.unit]:.12g}{unit}{tokens}"
+
+    @property
+    def name(self) -> str:
+        """The option or argument that it was given by."""
+        return self.prefix + self.kind
 
 
 def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Series:
@@ -65,8 +72,8 @@ def best_within(record: StudyRecord, directory: Path, budget: Budget) -> pd.Seri
     if taken.isna().all():
         what = "how large the model is" if budget.kind == "bytes" else "what memory running takes"
         raise InputError(
-            f"--{budget.kind}: {directory} does not say {what}, since its trainer does not report"
-            " it; use --bits"
+            f"{budget.name}: {directory} does not say {what}, since its trainer does not report"
+            f" it; use {budget.prefix}bits"
         )
     fitting = latest[taken <= budget.limit]
     if fitting.empty:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,20 @@ import pandas as pd
 from qsearch._text import warn
 from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
+from qsearch.deployment.kept_evaluations import kept_evaluations
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.capabilities import SupportsFullPrecision
-from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
+from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsInputDigests
+from qsearch.plugins.components import StudyComponents
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.protocols import Split, Trainer
 from qsearch.plugins.references import SupportsLoadedModel
-from qsearch.spec.sections import OBJECTIVE, PluginSpec
-from qsearch.spec.study_spec import StudySpec
-from qsearch.storage.checkpoints import read_adapter, read_data_facts
-from qsearch.storage.directory import read_study_yaml
-from qsearch.storage.paths import STUDY_YAML
-from qsearch.storage.study_record import StudyRecord, row_configuration
+from qsearch.provenance.session import require_same_inputs
+from qsearch.storage.example_scores import FULL_PRECISION as FULL_PRECISION_NAME
+from qsearch.storage.split_evaluations import LOADED as LOADED_NAME
+from qsearch.storage.split_evaluations import Evaluated
+from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 from qsearch.study.warnings import study_warnings
 
 FULL_PRECISION = "full precision"
@@ -42,11 +44,34 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """What a model scored on a split; the row of ``trials.parquet`` if it is a configuration."""
+    """What a model scored on a split; the row of ``trials.parquet`` if it is a configuration.
+
+    Args:
+        name: Of a picked configuration its trial, of a baseline, such as ``uniform 4 bits``, its
+            name, else what it is.
+        baseline: The name as a baseline, also of one that is picked.
+        kept: Whether an earlier call evaluated it.
+    """
 
     name: str
     evaluation: Evaluation
     row: pd.Series | None = None
+    baseline: str | None = None
+    kept: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name with that as a baseline, for tables."""
+        return self.name if self.baseline in (None, self.name) else f"{self.name}, {self.baseline}"
+
+    def examples(self, metric: str = "loss") -> int | None:
+        """Return how many examples the loss, or a metric, is of; None where that is not known.
+
+        A metric that compares with the unquantized model may be of fewer than the loss.
+        """
+        scores = self.evaluation.examples
+        values = None if scores is None else {"loss": scores.losses, **scores.metrics}.get(metric)
+        return None if values is None else sum(not math.isnan(value) for value in values)
 
 
 @dataclass(frozen=True)
@@ -61,18 +86,26 @@ class Difference:
 
 @dataclass(frozen=True)
 class SplitEvaluation:
-    """What models scored on a split of a study's data, and how picked ones differ from others."""
+    """What models scored on a split of a study's data, and how picked ones differ from others.
+
+    Args:
+        folder: Where what examples scored is kept for later calls.
+        outdated: In what evaluations of earlier calls differed from these, which replace them.
+    """
 
     study: str
     split: str
     models: tuple[EvaluatedModel, ...]
     differences: tuple[Difference, ...]
+    folder: Path
+    outdated: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values, nothing rounded; None for what is not known."""
         return {
             "study": self.study,
             "split": self.split,
+            "outdated": list(self.outdated),
             "models": [_model_values(model) for model in self.models],
             "differences": [
                 {"model": one.name, "other": one.other, "metric": one.metric}
@@ -92,74 +125,112 @@ def evaluate_split(
 ) -> SplitEvaluation:
     """Evaluate rows of the last finished round, its baselines and the unquantized model on a split.
 
-    ``length`` is that of sequences, instead of the study's own (``task.length``).
+    ``length`` is that of sequences, instead of the study's own (``task.length``). What an earlier
+    call evaluated from the same model, examples and state is not evaluated again.
 
     Raises:
-        InputError: If the study names no such split, or its data or the model cannot be read.
+        InputError: If the study names no such split, its data or the model cannot be read, or they
+            are not those of the study.
         QsearchError: If an evaluation fails.
     """
     components = study_components(directory, record, length)
     trainer = components.trainer
     for warning in study_warnings(components):
         warn(warning)
-    show("the state of the last finished round")
-    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
-    picked = {int(row["trial"]): row for row in rows}
-    named = {f"trial {number}": row for number, row in picked.items()}
-    named |= {
-        name: row for name, row in baselines(record).items() if int(row["trial"]) not in picked
-    }
+    show("whether model and data are those of the study")
+    inputs = _inputs(directory, record, components, split, length)
+    round = int(record.latest["round"].iloc[0])
+    kept = kept_evaluations(directory, components, round, split, inputs)
     models: list[EvaluatedModel] = []
 
-    def add(name: str, evaluate: Callable[[], Evaluation | None], row: pd.Series | None) -> None:
-        show(name)
-        evaluation = evaluate()
+    @cache
+    def load_state() -> None:
+        show("the state of the last finished round")
+        load_last_state(directory, record, trainer)
+
+    def add(
+        name: str,
+        of: Evaluated,
+        evaluate: Callable[[], Evaluation | None],
+        row: pd.Series | None = None,
+        baseline: str | None = None,
+    ) -> None:
+        configuration = "" if row is None else str(row["configuration"])
+        evaluation = kept.get(of, configuration)
+        is_kept = evaluation is not None
         if evaluation is None:
-            return
-        if not math.isfinite(evaluation.loss):
-            raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
-        models.append(EvaluatedModel(name, evaluation, row))
+            if of != LOADED_NAME:
+                load_state()
+            show(name)
+            evaluation = evaluate()
+            if evaluation is None:
+                return
+            if not math.isfinite(evaluation.loss):
+                raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
+            evaluation = kept.keep(of, evaluation, configuration)
+        models.append(EvaluatedModel(name, evaluation, row, baseline, is_kept))
 
-    for name, row in named.items():
-        add(name, partial(_evaluate, trainer, row, split), row)
+    picked = {int(row["trial"]): row for row in rows}
+    uniform = {int(row["trial"]): (name, row) for name, row in baselines(record).items()}
+    for number, row in picked.items():
+        baseline, _ = uniform.pop(number, (None, None))
+        evaluate = partial(_evaluate, trainer, row, split)
+        add(f"trial {number}", number, evaluate, row, baseline)
+    for number, (name, row) in uniform.items():
+        add(name, number, partial(_evaluate, trainer, row, split), row, name)
     if isinstance(trainer, SupportsFullPrecision):
-        add(FULL_PRECISION, lambda: trainer.evaluate_full_precision(split), None)
+        add(FULL_PRECISION, FULL_PRECISION_NAME, lambda: trainer.evaluate_full_precision(split))
     if isinstance(trainer, SupportsLoadedModel):
-        add(LOADED, lambda: trainer.evaluate_loaded(split), None)
-    return SplitEvaluation(record.name, split, tuple(models), tuple(_differences(models)))
+        add(LOADED, LOADED_NAME, lambda: trainer.evaluate_loaded(split))
+    return SplitEvaluation(
+        record.name,
+        split,
+        tuple(models),
+        tuple(_differences(models)),
+        kept.folder,
+        tuple(kept.differing),
+    )
 
 
-def study_components(
-    directory: Path, record: StudyRecord, length: int | None = None
-) -> StudyComponents:
-    """Return a study's components, whose trainer has loaded nothing yet.
+def own_inputs(
+    directory: Path, record: StudyRecord, components: StudyComponents, splits: Sequence[Split]
+) -> Inputs:
+    """Return the model and the examples of splits, as far as the trainer identifies them.
+
+    Both are loaded for it. Examples that the study has not read are not compared.
 
     Raises:
-        InputError: If the study has no trainer, or its YAML is not valid.
+        InputError: If they are not those of the study.
     """
-    if record.trainer == OBJECTIVE:
-        raise InputError(f"{directory}: {PYTHON_ONLY}")
-    path = directory / STUDY_YAML
-    components = build_components(with_length(read_study_yaml(path), length), str(path))
-    facts, trainer = read_data_facts(directory), components.trainer
-    if facts is not None and isinstance(trainer, SupportsDataFacts):
-        trainer.use_data_facts(facts)
-    return components
+    inputs = _digests(components, splits)
+    require_same_inputs(directory, record.sessions, inputs)
+    return inputs
+
+
+def _digests(components: StudyComponents, splits: Sequence[Split]) -> Inputs:
+    trainer = components.trainer
+    return trainer.input_digests(splits) if isinstance(trainer, SupportsInputDigests) else Inputs()
+
+
+def _inputs(
+    directory: Path,
+    record: StudyRecord,
+    components: StudyComponents,
+    split: Split,
+    length: int | None,
+) -> Inputs:
+    """Return the model and the examples that are evaluated, if the study's own are as they were."""
+    if length is None:
+        splits = tuple(dict.fromkeys((*STUDY_SPLITS, split)))
+        return own_inputs(directory, record, components, splits)
+    components.trainer.requirements()  # Which refuses a length before anything is loaded.
+    own_inputs(directory, record, study_components(directory, record), STUDY_SPLITS)
+    gc.collect()  # Its model goes before another one is loaded.
+    return _digests(components, (split,))
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:
     return trainer.evaluate([row_configuration(row)], split)[0]
-
-
-def with_length(spec: StudySpec, length: int | None) -> StudySpec:
-    """Return a study whose task reads sequences of another length."""
-    if length is None:
-        return spec
-    options = spec.task.options
-    if "length" not in options:
-        raise InputError(f"--length: task {spec.task.name!r} has no option 'length'")
-    task = PluginSpec(name=spec.task.name, **{**options, "length": length})
-    return spec.model_copy(update={"task": task})
 
 
 def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
@@ -179,20 +250,15 @@ def _differences(models: Sequence[EvaluatedModel]) -> list[Difference]:
     return found
 
 
-def known_bytes(row: pd.Series | None) -> int | None:
-    """Return the bytes of a row of ``trials.parquet``, if both are known."""
-    return None if row is None or math.isnan(row["bytes"]) else int(row["bytes"])
-
-
 def _model_values(model: EvaluatedModel) -> dict[str, Any]:
     row, evaluation = model.row, model.evaluation
-    examples = evaluation.examples
     return {
         "name": model.name,
+        "baseline": model.baseline,
         "trial": None if row is None else int(row["trial"]),
         "average_bits": None if row is None else float(row["average_bits"]),
-        "file_bytes": known_bytes(row),
-        "examples": None if examples is None else len(examples.losses),
+        "file_bytes": row_bytes(row),
+        "examples": model.examples(),
         "loss": evaluation.loss,
         "standard_error": evaluation.standard_error,
         "metrics": {
@@ -201,8 +267,10 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
                 "standard_error": None
                 if math.isnan(metric.standard_error)
                 else metric.standard_error,
+                "examples": model.examples(name),
             }
             for name, metric in evaluation.metrics.items()
         },
         "seconds": evaluation.seconds,
+        "kept": model.kept,
     }

@@ -15,7 +15,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from qsearch._sizes import size_needed
-from qsearch.deployment.budgets import Budget, best_within
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.model_card import add_values, export_facts
 from qsearch.deployment.storage_options import (
     DEFAULT_STORAGE,
@@ -23,18 +23,15 @@ from qsearch.deployment.storage_options import (
     StorageOptions,
     with_answers,
 )
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, SupportsQuantizerCheck
-from qsearch.plugins.components import PYTHON_ONLY, build_components
+from qsearch.plugins.components import PYTHON_ONLY
 from qsearch.plugins.exporters import Exporter, ExportJob
-from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.plugins.formats import load_exporter
-from qsearch.plugins.protocols import QuantizedTensor, Trainer
+from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.spec.sections import OBJECTIVE
-from qsearch.storage.checkpoints import read_adapter, read_data_facts
-from qsearch.storage.directory import read_study_yaml
 from qsearch.storage.files import cannot_write, write_json
-from qsearch.storage.paths import STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study, row_configuration, row_values
 
 if TYPE_CHECKING:
@@ -61,54 +58,49 @@ def _silent(phase: str, done: int = 0, layers: int = 0) -> None:
 
 def export_configuration(
     directory: Path,
-    budget: Budget,
+    criteria: Criteria,
     to: Path,
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> pd.Series:
-    """Export the best configuration within a budget to a new or empty folder.
+    """Export the configuration that is picked by some criteria to a new or empty folder.
 
     The row of ``trials.parquet`` that was exported is returned.
     """
-    record = read_study(directory)
-    row = best_within(record, directory, budget)
-    exporter = _exporter(directory, record, format, storage)
-    _require_empty(to)
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, (row,) = _prepared(directory, [criteria], to, format, show, storage)
     with _whole_folder(to) as folder:
-        writer.write(row, budget, folder)
+        writer.write(row, criteria, folder)
     return row
 
 
 def export_sweep(
     directory: Path,
-    budgets: Sequence[Budget],
+    criteria: Sequence[Criteria],
     to: Path,
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> list[pd.Series]:
-    """Export the best configuration within each of several budgets of average bits.
+    """Export what is picked by each of several criteria, which have budgets of average bits.
 
     Each budget has a folder of its name, such as ``3.5``, unless its configuration is that of
     another budget before it; ``index.json`` says which folder is for which budget. The rows of
     ``trials.parquet`` that were exported are returned, by budget.
     """
-    record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
-    exporter = _exporter(directory, record, format, storage)
-    _require_empty(to)
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, rows = _prepared(directory, criteria, to, format, show, storage)
+    record = writer.record
     folders: dict[int, str] = {}
     entries = []
     with _whole_folder(to) as whole:
-        for budget, row in zip(budgets, rows, strict=True):
-            name = folders.setdefault(int(row["trial"]), repr(budget.limit).removesuffix(".0"))
+        for own, row in zip(criteria, rows, strict=True):
+            assert own.budget is not None
+            bits = own.budget.limit
+            name = folders.setdefault(int(row["trial"]), repr(bits).removesuffix(".0"))
             if not (whole / name).exists():
                 (whole / name).mkdir()
-                writer.write(row, budget, whole / name)
-            entries.append({"bits": budget.limit, "folder": name, **_summary(row, record)})
+                writer.write(row, own, whole / name)
+            entries.append({"bits": bits, "folder": name, **_summary(row, record)})
         write_json(
             whole / INDEX_FILE,
             {"format_version": 1, "study": record.name, "format": format, "budgets": entries},
@@ -131,26 +123,22 @@ class PlannedExport:
 
 def plan_exports(
     directory: Path,
-    budgets: Sequence[Budget],
+    criteria: Sequence[Criteria],
     format: str,
     show: ExportProgress = _silent,
     storage: StorageOptions = DEFAULT_STORAGE,
 ) -> list[PlannedExport]:
-    """Return what an export of each of some budgets would write; nothing is quantized or written.
+    """Return what an export by each of some criteria would write; nothing is quantized or written.
 
     Raises:
         InputError: As the export would, or if the format cannot say it.
     """
-    record = read_study(directory)
-    rows = [best_within(record, directory, budget) for budget in budgets]
-    exporter = _exporter(directory, record, format, storage)
-    if not isinstance(exporter, SupportsDryRun):
-        raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
-    writer = _writer(directory, record, format, exporter, show, storage)
+    writer, rows = _prepared(directory, criteria, None, format, show, storage)
+    assert isinstance(writer.exporter, SupportsDryRun)
     planned = []
-    for budget, row in zip(budgets, rows, strict=True):
-        planned.append(PlannedExport(row, exporter.weight_bytes(writer.job(row))))
-        writer.require_within(budget, row, planned[-1].total)
+    for own, row in zip(criteria, rows, strict=True):
+        planned.append(PlannedExport(row, writer.exporter.weight_bytes(writer.job(row))))
+        writer.require_within(own, row, planned[-1].total)
     return planned
 
 
@@ -178,9 +166,8 @@ def _watched(job: ExportJob, show: Callable[[int, int], None]) -> ExportJob:
 class _Writer:
     """Writes configurations of one study in one format."""
 
-    directory: Path
     record: StudyRecord
-    trainer: Trainer
+    trainer: SupportsExport
     format: str
     exporter: Exporter
     show: ExportProgress
@@ -188,20 +175,19 @@ class _Writer:
 
     def job(self, row: pd.Series) -> ExportJob:
         """Return the export job of a row's configuration."""
-        self.trainer.load_state(read_adapter(self.directory, int(row["round"]))[0])
-        assert isinstance(self.trainer, SupportsExport)
         return self.storage.job(self.trainer.export_job(row_configuration(row)))
 
-    def require_within(self, budget: Budget, row: pd.Series, nbytes: int) -> None:
+    def require_within(self, criteria: Criteria, row: pd.Series, nbytes: int) -> None:
         """Raise InputError if a row's weight files take more than a budget of bytes."""
-        if budget.kind == "bytes" and nbytes > budget.limit:
+        budget = criteria.budget
+        if budget is not None and budget.kind == "bytes" and nbytes > budget.limit:
             raise InputError(
                 f"{budget} is for the format 'packed' with --dtype {OWN_TYPE}: as {self.format!r}"
                 f" with --dtype {self.storage.dtype}, trial {row['trial']} takes"
                 f" {size_needed(nbytes, budget.unit)}"
             )
 
-    def write(self, row: pd.Series, budget: Budget, folder: Path) -> None:
+    def write(self, row: pd.Series, criteria: Criteria, folder: Path) -> None:
         """Write the configuration of a row into an empty folder, with what was measured of it."""
         phase = f"writing trial {row['trial']}"
         self.show(phase)
@@ -213,52 +199,47 @@ class _Writer:
             "format": self.format,
             "dtype": str(job.storage.dtype).removeprefix("torch."),
             "adapter_bits": job.storage.adapter_bits,
-            "budget": {"kind": budget.kind, "limit": budget.limit, "tokens": budget.tokens},
+            **criteria.as_json(),
             "weight_file_bytes": sum(
                 path.stat().st_size for path in folder.rglob("*") if path.suffix in suffixes
             ),
         }
-        self.require_within(budget, row, facts["weight_file_bytes"])
+        self.require_within(criteria, row, facts["weight_file_bytes"])
         write_json(folder / FACTS_FILE, facts)
         add_values(folder, facts)
 
 
-def _exporter(
-    directory: Path, record: StudyRecord, format: str, storage: StorageOptions
-) -> Exporter:
-    """Return a study's exporter, once it is clear that the format is for it."""
+def _prepared(
+    directory: Path,
+    criteria: Sequence[Criteria],
+    to: Path | None,
+    format: str,
+    show: ExportProgress,
+    storage: StorageOptions,
+) -> tuple[_Writer, list[pd.Series]]:
+    """Return what writes a study's exports, and the rows that are picked by some criteria.
+
+    Everything is checked before the model is loaded with its adapter. Without a folder to write to,
+    the exporter says what it would write.
+    """
+    record = read_study(directory)
+    rows = [own.row(record, directory) for own in criteria]
     if record.trainer == OBJECTIVE:
         raise InputError(f"{directory}: {PYTHON_ONLY}")
     exporter = load_exporter(format, record.trainer, record.quantizer)
     storage.require(exporter, format)
-    return exporter
-
-
-def _require_empty(to: Path) -> None:
-    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+    if to is None and not isinstance(exporter, SupportsDryRun):
+        raise InputError(f"--dry-run: the format {format!r} does not say what it would write")
+    if to is not None and to.exists() and (not to.is_dir() or any(to.iterdir())):
         raise InputError(f"--to {to}: exists and is not an empty folder")
-
-
-def _writer(
-    directory: Path,
-    record: StudyRecord,
-    format: str,
-    exporter: Exporter,
-    show: ExportProgress,
-    storage: StorageOptions,
-) -> _Writer:
-    """Return what writes the study's exports; the model is loaded when it does."""
-    path = directory / STUDY_YAML
-    components = build_components(read_study_yaml(path), str(path))
+    components = study_components(directory, record)
     if not isinstance(components.trainer, SupportsExport):
         raise InputError(f"--format {format}: trainer {record.trainer!r} exports nothing")
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(components.quantizer)
     show("loading the model")
-    facts = read_data_facts(directory)
-    if facts is not None and isinstance(components.trainer, SupportsDataFacts):
-        components.trainer.use_data_facts(facts)
-    return _Writer(directory, record, components.trainer, format, exporter, show, storage)
+    load_last_state(directory, record, components.trainer)
+    return _Writer(record, components.trainer, format, exporter, show, storage), rows
 
 
 @contextmanager

@@ -9,12 +9,12 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress, known_bytes, study_components
+from qsearch.deployment.evaluating import LOADED, Progress, own_inputs
+from qsearch.deployment.study_trainer import load_last_state, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
 from qsearch.plugins.harness import HarnessResults
-from qsearch.storage.checkpoints import read_adapter
-from qsearch.storage.study_record import StudyRecord, row_configuration
+from qsearch.storage.study_record import StudyRecord, row_bytes, row_configuration
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class HarnessEvaluation:
                     "name": model.name,
                     "trial": None if model.row is None else int(model.row["trial"]),
                     "average_bits": None if model.row is None else float(model.row["average_bits"]),
-                    "file_bytes": known_bytes(model.row),
+                    "file_bytes": row_bytes(model.row),
                     "scores": [asdict(score) for score in model.results.scores],
                     "harness": dict(model.results.record),
                 }
@@ -64,15 +64,19 @@ def evaluate_harness(
     """Run tasks on rows of the last finished round, each once, and on the unquantized model.
 
     Raises:
-        InputError: If the trainer has no harness, a task cannot be loaded, or the model cannot.
+        InputError: If the trainer has no harness, a task cannot be loaded, or the model cannot, or
+            is not that of the study.
         QsearchError: If a task fails.
     """
-    trainer = study_components(directory, record).trainer
+    components = study_components(directory, record)
+    trainer = components.trainer
     if not isinstance(trainer, SupportsTaskHarness):
         raise InputError(f"--lm-eval: trainer {record.trainer!r} runs no tasks of lm_eval")
     show(f"loading tasks: {', '.join(tasks)}")
     run = trainer.load_harness(tasks, limit)
-    trainer.load_state(read_adapter(directory, int(record.latest["round"].iloc[0]))[0])
+    # The tasks have data of their own.
+    own_inputs(directory, record, components, splits=())
+    load_last_state(directory, record, trainer)
     models = []
     for number, row in {int(row["trial"]): row for row in rows}.items():
         show(f"running tasks on trial {number}")

@@ -19,15 +19,20 @@ from qsearch.storage.study_record import StudyRecord, selection_loss
 
 @dataclass(frozen=True)
 class MetricLimit:
-    """The greatest or the least value of a metric, or of the loss, as it was observed."""
+    """The greatest or the least value of a metric, or of the loss, as it was observed.
+
+    Args:
+        prefix: As that of :class:`~qsearch.deployment.budgets.Budget`.
+    """
 
     metric: str
     side: Literal["max", "min"]
     value: float
+    prefix: str = "--"
 
     def __str__(self) -> str:
-        """Return it as the command line has it, such as ``--max kl=0.05``."""
-        return f"--{self.side} {self.metric}={self.value:g}"
+        """Return it as the user gave it, such as ``--max kl=0.05``."""
+        return f"{self.prefix}{self.side} {self.metric}={self.value:g}"
 
     def holds(self, values: pd.Series) -> pd.Series:
         """Return which values keep it; what is not known does not."""
@@ -89,18 +94,18 @@ def best_with_limits(
         if budget is None:
             raise InputError("give a budget, or the limit of a metric")
         return best_within(record, directory, budget)
-    fitting = _fitting(record, limits)
+    kept = keeping(record, limits)
     if budget is None:
-        by = fitting.assign(selection=selection_loss(fitting, record.objective))
+        by = kept.trials.assign(selection=selection_loss(kept.trials, record.objective))
         return by.sort_values(["average_bits", "selection"]).drop(columns="selection").iloc[0]
     try:
-        return best_within(replace(record, trials=fitting), directory, budget)
+        return best_within(kept, directory, budget)
     except InputError as error:
         raise InputError(f"{error}; of those that keep {_all(limits)}") from error
 
 
-def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame:
-    """Return the latest rows that keep the limits; InputError if none does."""
+def keeping(record: StudyRecord, limits: Sequence[MetricLimit]) -> StudyRecord:
+    """Return a record with those of its latest rows that keep limits; InputError if none does."""
     rows = completed_rows(record)
     for limit in limits:
         names = ["loss", *record.metric_names]
@@ -120,7 +125,7 @@ def _fitting(record: StudyRecord, limits: Sequence[MetricLimit]) -> pd.DataFrame
         rows = rows[limit.holds(rows[limit.metric])]
     if rows.empty:
         raise InputError(f"no configuration keeps {_all(limits)} at once, though some keep each")
-    return rows
+    return replace(record, trials=rows)
 
 
 def _all(limits: Sequence[MetricLimit]) -> str:

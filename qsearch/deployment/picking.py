@@ -12,12 +12,12 @@ import pandas as pd
 
 from qsearch._sizes import readable_size
 from qsearch._text import with_error
-from qsearch.claims.claims import no_measurable_loss
+from qsearch.claims.claims import Claim, no_measurable_loss
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.paired_difference import PairedDifference
-from qsearch.claims.sentences import difference_text
+from qsearch.claims.sentences import difference_text, interval_text
 from qsearch.deployment.budgets import Budget
-from qsearch.deployment.metric_limits import MetricLimit, best_with_limits
+from qsearch.deployment.metric_limits import MetricLimit, best_with_limits, keeping
 from qsearch.deployment.selection import best_among, completed_rows, smallest_alike
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
@@ -32,6 +32,8 @@ class Picked:
     configuration: Configuration
     knobs: tuple[str, ...]
     values: Mapping[str, Any]
+    compared: int = 1
+    """For how many configurations at once the interval of its difference holds."""
 
     def lines(self) -> list[tuple[str, str]]:
         """Return what is known of it as labels and rounded values."""
@@ -59,7 +61,8 @@ class Picked:
             lines.append((name, with_error(metric["value"], metric["standard_error"])))
         if of["difference"] is not None:
             text = difference_text(PairedDifference(**of["difference"]))
-            lines.append(("difference", f"{text} from full precision (95 % interval)"))
+            interval = interval_text(self.compared)
+            lines.append(("difference", f"{text} from full precision ({interval})"))
         smallest = of["smallest_alike"]
         if smallest["trial"] != of["trial"]:
             lines.append(
@@ -81,33 +84,45 @@ def pick_configuration(
     loss, it is the one of fewer average bits, then the one of less observed loss.
     """
     record = read_study(directory)
-    return _picked(directory, record, best_with_limits(record, directory, budget, limits), budget)
+    row = best_with_limits(record, directory, budget, limits)
+    alike = smallest_alike(keeping(record, limits), row)
+    return _picked(directory, record, row, alike, budget)
 
 
 def pick_within(directory: Path, tolerance: float) -> Picked:
+    """Return the configuration of :func:`claim_within`."""
+    record = read_study(directory)
+    claim = claim_within(directory, record, tolerance)
+    # It is the smallest within the share, so that a smaller one is not as good to the user.
+    return _picked(directory, record, claim.row, claim.row, None, claim)
+
+
+def claim_within(directory: Path, record: StudyRecord, tolerance: float) -> Claim:
     """Return the smallest configuration whose loss is within a share of full precision's.
 
-    The whole 95 % interval of the paired difference lies within it.
+    The whole 95 % interval of the paired difference lies within it; intervals hold for all
+    configurations of the round at once.
 
     Raises:
         InputError: If there is none, or differences are unknown.
     """
-    record = read_study(directory)
     latest = completed_rows(record)
     comparison = Comparison(directory, record)
     claim = no_measurable_loss(record, comparison, tolerance)
     if claim is not None:
-        return _picked(directory, record, claim.row, None)
+        return claim
     full = record.rounds[-1].full_precision if record.rounds else None
     least = best_among(latest, record.objective)
-    difference = comparison.with_full_precision(int(least["trial"]))
+    compared = comparison.jointly(latest["trial"].astype(int))
+    difference = next((one.jointly for one in compared if one.trial == least["trial"]), None)
     if full is None or difference is None:
         raise InputError(
             f"--within: {directory} does not say what each example lost without quantization; use a"
             " budget"
         )
+    interval = interval_text(len(compared))
     raise InputError(
-        f"--within {100 * tolerance:g}%: no configuration's 95 % interval is within"
+        f"--within {100 * tolerance:g}%: no configuration's {interval} is within"
         f" {tolerance * abs(full.loss):.4f} nats of full precision; trial {int(least['trial'])} of"
         f" least loss differs by {difference_text(difference)} over {difference.examples} examples"
     )
@@ -125,10 +140,22 @@ def parse_share(text: str) -> float:
     return value
 
 
-def _picked(directory: Path, record: StudyRecord, row: pd.Series, budget: Budget | None) -> Picked:
+def _picked(
+    directory: Path,
+    record: StudyRecord,
+    row: pd.Series,
+    alike: pd.Series,
+    budget: Budget | None,
+    claim: Claim | None = None,
+) -> Picked:
+    """Return a row with what is known of it, and the smallest one that may be as good.
+
+    A claim, by which it was picked, has the interval of its difference.
+    """
     difference = Comparison(directory, record).with_full_precision(int(row["trial"]))
+    if claim is not None:
+        difference = claim.difference
     footprint = read_footprint(directory)
-    alike = smallest_alike(record, row)
     values: dict[str, Any] = {
         **row_values(record, row),
         "average_bits_with_adapter": float(row["average_bits"]),
@@ -148,4 +175,5 @@ def _picked(directory: Path, record: StudyRecord, row: pd.Series, budget: Budget
             tokens = running.tokens if budget is None or budget.tokens is None else budget.tokens
             memory = values["file_bytes"] + running.nbytes(tokens)
             values |= {"memory_bytes": memory, "memory_tokens": tokens}
-    return Picked(row_configuration(row), record.choices.names, values)
+    compared = 1 if claim is None else claim.compared
+    return Picked(row_configuration(row), record.choices.names, values, compared)

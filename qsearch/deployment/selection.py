@@ -43,7 +43,8 @@ def smallest_alike(record: StudyRecord, row: pd.Series) -> pd.Series:
 
     Not surely: by no more than the standard deviation of the other row's
     :func:`selection_loss` (its standard error, in a study without estimated losses). The other row
-    may be the best under a budget.
+    may be the best under a budget. Of a record that has only rows which keep a user's limits, it
+    keeps them, too.
     """
     std = row["estimated_loss_std"]
     error = "standard_error"

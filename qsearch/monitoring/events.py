@@ -52,6 +52,7 @@ class EventKind(StrEnum):
     TRAINED = "trained"
     MEASURING_REFERENCE = "measuring the reference"
     MEASURED_REFERENCE = "measured the reference"
+    REFERENCE_FAILED = "reference failed"
     MEASURING_FULL_PRECISION = "measuring full precision"
     MEASURED_FULL_PRECISION = "measured full precision"
     FULL_PRECISION_FAILED = "full precision failed"

@@ -36,6 +36,8 @@ class StudyStatus:
         rounds, evaluations, limit_seconds: The study's limits.
         on_front: Configurations on the front of the last finished round.
         reference_point: Loss and average bits that hypervolume is measured from.
+        average_bits: Interval of average bits that is searched, as it follows from ``bytes``, too.
+        bytes: That of ``search.bytes``, if the study gives one.
         phase_seconds_left: Estimate by the phase's pace.
         seconds_left: Estimate by the finished rounds, until the study ends.
         may_end_sooner: Whether ``search.stop.tolerance`` may end it before.
@@ -59,6 +61,8 @@ class StudyStatus:
     on_front: int
     hypervolumes: tuple[float, ...]
     reference_point: tuple[float, float] | None
+    average_bits: tuple[float, float] | None
+    bytes: tuple[int, int] | None
     spent_seconds: float | None
     limit_seconds: float | None
     phase_seconds_left: float | None
@@ -102,6 +106,7 @@ def study_status(directory: Path, now: float | None = None) -> StudyStatus:
         died=None if owner else dead_owner(directory),
         finished=finish_reason(event) or None,
         phase=running.phase if running else None,
+        bytes=search.bytes if search else None,
         rounds=search.rounds if search else None,
         evaluations=search.stop.evaluations if search else None,
         spent_seconds=running.spent_seconds + age if running else _spent(directory),
@@ -154,6 +159,7 @@ def _results(record: StudyRecord | None, saved: SavedStatus | None) -> dict[str,
         "on_front": int(record.latest["on_front"].sum()) if record else 0,
         "hypervolumes": tuple(entry.hypervolume for entry in rounds),
         "reference_point": record.reference_point if record else None,
+        "average_bits": record.searched_bits if record else None,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from qsearch._sizes import readable_size
 from qsearch._text import in_one_line, with_error
 from qsearch.monitoring.durations import duration_text, left_text
 from qsearch.monitoring.status import StudyStatus
@@ -19,6 +20,12 @@ def status_lines(status: StudyStatus) -> list[tuple[str, str]]:
     if status.rounds_finished is not None:
         of = "" if status.rounds is None else f" of {status.rounds}"
         lines.append(("rounds finished", f"{status.rounds_finished}{of}"))
+    if status.average_bits is not None:
+        low, high = status.average_bits
+        text = f"{low:.4g} to {high:.4g} average bits"
+        if status.bytes is not None:
+            text += f", from {' to '.join(map(readable_size, status.bytes))}"
+        lines.append(("searched", text))
     limit = "" if status.evaluations is None else f", at most {status.evaluations} in all"
     lines.append(("evaluations", f"{status.completed} completed, {status.failed} failed{limit}"))
     reasons = list(status.failures.items())

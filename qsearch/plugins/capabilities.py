@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from qsearch.plugins.digests import ExamplesDigest, Inputs
+from qsearch.plugins.digests import STUDY_SPLITS, ExamplesDigest, Inputs
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
@@ -20,6 +20,8 @@ from qsearch.plugins.protocols import (
 from qsearch.space.configuration import Configuration
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from qsearch.space.configuration_space import ConfigurationSpace
     from qsearch.spec.sections import ModelSpec
 
@@ -38,6 +40,19 @@ class SupportsExampleCount(Protocol):
         None if that is not known. Called after the trainer has trained or loaded a state, so the
         data are prepared.
         """
+        ...
+
+
+@runtime_checkable
+class SupportsExampleWeights(Protocol):
+    """Optional for tasks. With it, examples weigh in training as they do in evaluations.
+
+    A training step shares its examples among batches and configurations, and has to know what each
+    share counts before it has scored all of them. Without this, examples count alike there.
+    """
+
+    def example_weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return what each example of a batch counts (n), as the weights of its scores."""
         ...
 
 
@@ -70,17 +85,26 @@ class SupportsDataCheck(Protocol):
 class SupportsDataDigest(Protocol):
     """Optional for tasks. With it, a trainer can recognise its examples."""
 
-    def data_digests(self) -> Mapping[str, ExamplesDigest]:
-        """Return the digests of the splits that a study uses; called after :meth:`Task.prepare`."""
+    def data_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Mapping[str, ExamplesDigest]:
+        """Return the digests of those of some splits that have examples.
+
+        Called after :meth:`Task.load_model`, but perhaps without :meth:`Task.prepare`.
+        """
         ...
 
 
 @runtime_checkable
 class SupportsInputDigests(Protocol):
-    """Optional for trainers. With it, no study resumes with another model or other data."""
+    """Optional for trainers. With it, no study continues with another model or other data.
 
-    def input_digests(self) -> Inputs:
-        """Return the digests of weights and examples; both may be loaded for it."""
+    Nor is it evaluated with them, and what ``qsearch evaluate`` measures is kept.
+    """
+
+    def input_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Inputs:
+        """Return the digests of weights and of the examples of some splits.
+
+        Both may be loaded for it; without splits, the examples are not read.
+        """
         ...
 
 

@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from qsearch.plugins.protocols import Split
+
+STUDY_SPLITS: tuple[Split, ...] = ("train", "held-out", "validation")
+"""The splits that a study reads."""
+
 
 @dataclass(frozen=True)
 class ExamplesDigest:

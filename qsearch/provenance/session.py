@@ -5,9 +5,11 @@ Of host, user and folders it holds no name, so that a report can be passed on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+from qsearch.errors import InputError
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.source_precision import SourcePrecision
 
@@ -94,6 +96,21 @@ def input_changes(before: Inputs, after: Inputs) -> list[str]:
         old, new = before.data[split].sha256, after.data[split].sha256
         lines += _differences({f"{split} examples": old}, {f"{split} examples": new})
     return sorted(lines)
+
+
+def require_same_inputs(
+    directory: Path, earlier: Iterable[Session], inputs: Inputs, otherwise: str = ""
+) -> None:
+    """Raise InputError unless a study's earlier sessions ran on the same model and examples.
+
+    ``otherwise`` says what can be done, other than to bring them back.
+    """
+    for session in earlier:
+        if differing := input_changes(session.inputs, inputs):
+            raise InputError(
+                f"{directory} has results of another model or other examples (SHA-256):"
+                f" {'; '.join(differing)}; bring back those of when the study began{otherwise}"
+            )
 
 
 def _named(prefix: str, digests: Mapping[str, str]) -> dict[str, str]:

@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from qsearch._arrays import Booleans, Floats, Integers
 from qsearch.errors import InputError, QsearchError
@@ -203,6 +201,10 @@ def _solve(
     space: ConfigurationSpace, scores: Floats, options: list[Integers], budget: float
 ) -> Integers | None:
     """Return the best allocation of some choices, or None if none was found in time."""
+    # Here, because `qsearch check` allocates nothing and answers in less than a second.
+    from scipy.optimize import Bounds, LinearConstraint, milp
+    from scipy.sparse import csr_array
+
     sizes = [len(option) for option in options]
     columns = np.arange(sum(sizes))
     groups = np.repeat(np.arange(len(options)), sizes)

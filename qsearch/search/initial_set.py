@@ -51,7 +51,23 @@ def initial_configurations(
     for index in allocated[space.within(allocated, bits)]:
         members.add("allocated", index)
     members.add_random(count, generator)
-    return members.two_or_more()
+    return list(members.by_key.values())
+
+
+def most_uniform(
+    space: ConfigurationSpace, initial: int | InitialSpec, bits: tuple[float, float] | None
+) -> int:
+    """Return how many uniform configurations a first set has at most, without quantization errors.
+
+    ``bits`` are None where the interval is not known yet.
+    """
+    if isinstance(initial, InitialSpec):
+        return len(initial.uniform)
+    low, high = bits or (-np.inf, np.inf)
+    inside = np.flatnonzero((space.bits_table >= low) & (space.bits_table <= high))
+    levels = len(set(space.to_code(inside)[:, 0].tolist()))
+    count = max(min(levels, max(initial // 2, 2)), max(initial // 3, 2))
+    return min(count, len(inside))
 
 
 def named_configurations(
@@ -75,7 +91,7 @@ def named_configurations(
             raise _nothing_fits("allocated", budget, bits)
         members.add("allocated", inside[0])
     members.add_random(len(members.by_key) + initial.random, generator)
-    return members.two_or_more()
+    return list(members.by_key.values())
 
 
 def require_budgets(
@@ -89,6 +105,15 @@ def require_budgets(
     for budget in initial.allocated:
         if budget < max(bits[0], space.average_bits_range[0]):
             raise _nothing_fits("allocated", budget, bits)
+
+
+def require_two(first: FirstSet, interval: str) -> None:
+    """Require that a first set can be searched from; the interval is as the study names it."""
+    if len(first) < 2:
+        raise InputError(
+            f"{interval} has {len(first)} of the two or more configurations that a study needs;"
+            " widen it"
+        )
 
 
 def _nothing_fits(field: str, budget: float, bits: tuple[float, float]) -> InputError:
@@ -154,12 +179,3 @@ class _Members:
                 self.add("random", index)
             if len(self.by_key) >= count:
                 break
-
-    def two_or_more(self) -> FirstSet:
-        if len(self.by_key) < 2:
-            low, high = self._bits
-            raise InputError(
-                f"search.average_bits: found {len(self.by_key)} configurations in"
-                f" [{low:g}, {high:g}], a study needs two or more; widen it"
-            )
-        return list(self.by_key.values())

@@ -56,9 +56,10 @@ def rounds_without_gain(hypervolumes: Sequence[float], tolerance: float) -> int:
 
 
 def round_shares(search: SearchSpec, evaluations: int, members: int) -> tuple[int, int]:
-    """Return how many of its set, and how many candidates, a round may evaluate.
+    """Return how many of its members, and how many candidates, a round may evaluate.
 
-    The remaining evaluations go to the set's members first: a front needs them.
+    Members are its set and the baselines that are not in it. The remaining evaluations go to them
+    first, in their order: a front needs the set, and claims need the baselines.
     """
     if search.stop.evaluations is None:
         return members, search.candidates

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,7 @@ from safetensors.numpy import load, save
 from qsearch.errors import InputError
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.storage.checksums import damage, read_checked
+from qsearch.storage.mapped_arrays import Array
 from qsearch.storage.paths import examples_path, reference_examples_path
 from qsearch.storage.tensor_files import write_tensors
 
@@ -32,11 +34,9 @@ def write_example_scores(path: Path, scores: ExampleScores | None) -> None:
     if scores is None or len(scores.losses) > MAX_EXAMPLES:
         path.unlink(missing_ok=True)  # Of an evaluation that is repeated.
         return
-    columns = {"losses": scores.losses, "weights": scores.weights}
-    columns |= {f"{_METRIC}{name}": values for name, values in scores.metrics.items()}
-    tensors = {name: np.array(values, dtype=np.float32) for name, values in columns.items()}
+    arrays = score_arrays(scores)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_tensors(path, lambda header: save(tensors, header), {})
+    write_tensors(path, lambda header: save(arrays, header), {})
 
 
 def read_example_scores(directory: Path, round: int, trial: Of) -> ExampleScores:
@@ -79,15 +79,30 @@ def trial_name(number: int) -> str:
     return f"trial-{number:04d}"
 
 
+def score_arrays(scores: ExampleScores) -> dict[str, Array]:
+    """Return scores as the arrays by name that a file holds, float32."""
+    columns = {"losses": scores.losses, "weights": scores.weights}
+    columns |= {f"{_METRIC}{name}": values for name, values in scores.metrics.items()}
+    return {name: np.array(values, dtype=np.float32) for name, values in columns.items()}
+
+
+def scores_of_arrays(arrays: Mapping[str, Array]) -> ExampleScores:
+    """Return the scores that a file holds as arrays.
+
+    Raises:
+        KeyError, ValueError: If they are not what :func:`score_arrays` gives.
+    """
+    values = {name: tuple(array.tolist()) for name, array in arrays.items()}
+    scores = ExampleScores(
+        values.pop("losses"),
+        values.pop("weights"),
+        {name.removeprefix(_METRIC): column for name, column in values.items()},
+    )
+    if any(len(column) != len(scores.losses) for column in (scores.weights, *values.values())):
+        raise ValueError("it holds values of different numbers of examples")
+    return scores
+
+
 def _read(path: Path) -> ExampleScores:
     with damage(path, SafetensorError, KeyError, ValueError, OSError):
-        columns = load(read_checked(path))
-        values = {name: tuple(column.tolist()) for name, column in columns.items()}
-        scores = ExampleScores(
-            values.pop("losses"),
-            values.pop("weights"),
-            {name.removeprefix(_METRIC): column for name, column in values.items()},
-        )
-        if any(len(column) != len(scores.losses) for column in (scores.weights, *values.values())):
-            raise ValueError("it holds values of different numbers of examples")
-    return scores
+        return scores_of_arrays(load(read_checked(path)))

@@ -22,6 +22,7 @@ OBJECTIVE_FILE = "state/objective.json"
 LOCK = "state/lock"
 OWNER = "state/owner.json"
 EXAMPLES = "state/examples"
+EVALUATIONS = "state/evaluations"
 RESTORED = "state/restored"
 """Stands in a directory that comes from an archive, until its database is made."""
 
@@ -89,13 +90,14 @@ class FileKind:
     """What files whose path matches a pattern mean for a study.
 
     ``made_again``: the study makes a deleted file again, with the same results. ``is_result``: the
-    file shows that something was measured.
+    file shows that something was measured. ``remake``: what makes a deleted file again.
     """
 
     pattern: str
     archived: bool = True
     made_again: bool = True
     is_result: bool = False
+    remake: str = "run the study again, which makes it again where it needs it"
 
 
 _N = "[1-9][0-9]{0,5}"
@@ -120,13 +122,18 @@ _KINDS = (
     FileKind("state/reference-(train|validation|test).safetensors", archived=False),
     FileKind(f"{EXAMPLES}/reference.safetensors"),
     FileKind(f"{EXAMPLES}/round-[0-9]{{3,6}}/(trial-[0-9]{{4,7}}|full-precision).safetensors"),
+    FileKind(
+        f"{EVALUATIONS}/(validation|test)(-[1-9][0-9]{{0,8}})?"
+        "/(trial-[0-9]{4,7}|full-precision|loaded).safetensors",
+        remake="evaluate again",
+    ),
     FileKind(STATUS_FILE, archived=False),
     FileKind(f"{LOCK}|{OWNER}|{RESTORED}", archived=False),
 )
 """All files of a study directory; a report may lie next to them."""
 
 
-_PATTERNS = ("*", "state/*", f"{EXAMPLES}/*", f"{EXAMPLES}/*/*")
+_PATTERNS = ("*", "state/*", f"{EXAMPLES}/*", f"{EXAMPLES}/*/*", f"{EVALUATIONS}/*/*")
 """Where they lie."""
 
 
@@ -148,4 +155,4 @@ def remedy(path: Path) -> str:
     kind = next((kind for name in kinds if (kind := kind_of(name))), None)
     if kind is None or not kind.made_again:
         return "it cannot be made again: restore it, or the whole directory, from a copy"
-    return "delete it, then run the study again, which makes it again where it needs it"
+    return f"delete it, then {kind.remake}"

@@ -126,6 +126,11 @@ class StudyFacts:
         return self.sessions[-1].warnings if self.sessions else ()
 
     @property
+    def searched_bits(self) -> tuple[float, float] | None:
+        """The interval of average bits that is searched, however the study gives it."""
+        return (self.segment_edges[0], self.segment_edges[-1]) if self.segment_edges else None
+
+    @property
     def is_trained(self) -> bool:
         """Whether its trainer trains, on sets of configurations; that of an objective does not."""
         sets = [entry.training_set for entry in self.rounds]
@@ -252,13 +257,18 @@ def row_configuration(row: pd.Series) -> Configuration:
     return Configuration.from_json(str(row["configuration"]))
 
 
+def row_bytes(row: pd.Series | None) -> int | None:
+    """Return the bytes of a trial row's weight files, if both are known."""
+    return None if row is None or math.isnan(row["bytes"]) else int(row["bytes"])
+
+
 def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
     """Return what is known of a completed row, by name, as JSON values; None if not known."""
     return {
         "trial": int(row["trial"]),
         "round": int(row["round"]),
         "average_bits": float(row["average_bits"]),
-        "file_bytes": _known_bytes(row["bytes"]),
+        "file_bytes": row_bytes(row),
         "loss": float(row["loss"]),
         "standard_error": float(row["standard_error"]),
         "estimated_loss": _known(row["estimated_loss"]),
@@ -273,7 +283,3 @@ def row_values(record: StudyRecord, row: pd.Series) -> dict[str, Any]:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
-
-
-def _known_bytes(value: float) -> int | None:
-    return None if math.isnan(value) else int(value)

@@ -21,6 +21,7 @@ from qsearch.plugins.quantizer_capabilities import (
     needs_inputs,
     quantize_weight,
 )
+from qsearch.search.initial_set import most_uniform
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.search_spec import SearchSpec
@@ -52,7 +53,8 @@ def check_study(spec: StudySpec, source: str, formats: Sequence[str] = ()) -> li
     roles = sorted({layer.role for layer in space.layers})
     quantized = sum(layer.parameters for layer in space.layers)
     least, greatest = space.average_bits_range
-    rounds, evaluations, candidates = _planned(search)
+    baselines = most_uniform(space, search.initial, search.bits)
+    rounds, evaluations, candidates = _planned(search, baselines)
     # Where nothing more is trained, later rounds repeat no evaluation.
     measured = evaluations if needs.training_flops[1] else search.initial_count + candidates
     configurations = search.initial_count + candidates
@@ -161,15 +163,19 @@ def _try_quantizer(components: StudyComponents) -> None:
         ) from error
 
 
-def _planned(search: SearchSpec) -> tuple[int, int, int]:
+def _planned(search: SearchSpec, baselines: int) -> tuple[int, int, int]:
     """Return about how many rounds a study runs, its evaluations, and the candidates among them.
 
-    The set is evaluated again each round; it seldom outgrows the initial one by much.
+    Each round evaluates its set, which seldom outgrows the initial one by much, and the baselines
+    that are not in it.
     """
     rounds = evaluations = candidates = 0
     limit = math.inf if search.stop.evaluations is None else search.stop.evaluations
     while rounds < search.rounds and limit - evaluations >= MIN_EVALUATIONS:
-        of_set, of_search = round_shares(search, evaluations, search.initial_count)
+        members = search.initial_count + candidates  # All that there are.
+        if search.keep != "all":
+            members = min(members, search.initial_count + baselines)
+        of_set, of_search = round_shares(search, evaluations, members)
         rounds += 1
         evaluations += of_set + of_search
         candidates += of_search

@@ -45,7 +45,7 @@ class FileBytes:
         filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
         of_pinned = self._pinned_bytes - space.pinned_bits * weights / 8
         most_filling = float(filling.max(axis=1).sum()) + of_pinned
-        least, greatest = self._range
+        least, greatest = self.range
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
         high -= most_filling * 8 / weights
@@ -88,7 +88,8 @@ class FileBytes:
         return np.array(rows, dtype=np.int64)
 
     @property
-    def _range(self) -> tuple[int, int]:
+    def range(self) -> tuple[int, int]:
+        """Least and greatest bytes."""
         table, fixed = self._group_bytes, self._fixed_bytes
         return int(table.min(axis=1).sum()) + fixed, int(table.max(axis=1).sum()) + fixed
 

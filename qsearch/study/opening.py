@@ -24,14 +24,15 @@ from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
-from qsearch.provenance.session import Session, environment_changes, input_changes
+from qsearch.provenance.session import Session, environment_changes, require_same_inputs
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import (
     initial_configurations,
     named_configurations,
     require_budgets,
+    require_two,
 )
-from qsearch.spec.search_spec import InitialSpec
+from qsearch.spec.search_spec import InitialSpec, SearchSpec
 from qsearch.spec.study_spec import StudySpec, differences
 from qsearch.storage.checkpoints import write_data_facts
 from qsearch.storage.directory import has_results, read_study_yaml, write_study_yaml
@@ -103,13 +104,7 @@ def record_session(directory: Path, components: StudyComponents, emit: Emit) -> 
         source_precision=source_precision(components),
         warnings=warnings,
     )
-    for earlier in before:
-        if differing := input_changes(earlier.inputs, session.inputs):
-            raise InputError(
-                f"{directory} has results of another model or other examples (SHA-256):"
-                f" {'; '.join(differing)}; bring back those of when the study began, or give"
-                " another --out"
-            )
+    require_same_inputs(directory, before, session.inputs, ", or give another --out")
     sessions = (*before, session)
     write_sessions(directory, sessions)
     changed = environment_changes(before[-1], session) if before else []
@@ -208,7 +203,17 @@ def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:
         rows = initial_configurations(space, error, initial, bits, generator)
     # After all others, whose draws do not depend on recipes.
     rows = new_rows(rows, recipe_rows(space, recipes, bits))
+    require_two(rows, _interval_text(search, bits))
     study.trials.attach(0, rows, is_initial=True)
+
+
+def _interval_text(search: SearchSpec, bits: tuple[float, float]) -> str:
+    """Return the interval that is searched as the study's YAML names it."""
+    inside = f"[{bits[0]:.6g}, {bits[1]:.6g}]"
+    if search.bytes is None:
+        return f"search.average_bits: {inside}"
+    low, high = search.bytes
+    return f"search.bytes: [{low}, {high}] ({inside} average bits)"
 
 
 def _inputs(components: StudyComponents) -> Inputs:

@@ -19,7 +19,6 @@ from qsearch.study.results import save_record
 from qsearch.study.running_study import RunningStudy
 from qsearch.study.training import train_round
 from qsearch.study.trial_evaluation import (
-    carry_results,
     evaluate_trials,
     first_reason,
     retry_failed,
@@ -50,9 +49,14 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     scores = round_scores(study, round, training_set)
     study.searcher.use_scores(scores, correlation, study.examples)
 
-    if round > 1 and not report.steps:
-        carry_results(study, to_evaluate)
-    evaluate_trials(study, to_evaluate, EventKind.EVALUATING_THE_SET, should_stop, planned)
+    evaluate_trials(
+        study,
+        to_evaluate,
+        EventKind.EVALUATING_THE_SET,
+        should_stop,
+        planned,
+        is_unchanged=round > 1 and not report.steps,
+    )
     save_record(study)
     if trials.without_result(to_evaluate, round):
         return

@@ -26,18 +26,23 @@ def evaluate_trials(
     phase: EventKind,
     should_stop: Callable[[], bool],
     planned: int,
+    is_unchanged: bool = False,
 ) -> None:
     """Evaluate those trials that have no result in the current round, announced by an event.
 
     Before each result it is asked whether to stop; then nothing more is evaluated. If more of the
-    round's planned evaluations failed than the study tolerates, this is a QsearchError.
+    round's planned evaluations failed than the study tolerates, this is a QsearchError. Where a
+    round is unchanged, since it trained nothing, it takes over the results of the one before.
     """
     round, trials = study.round, study.trials
     waiting = trials.without_result(numbers, round)
     study.emit(phase, round, total=len(waiting))
+    if is_unchanged:
+        _carry_results(study, waiting)
+    left = trials.without_result(waiting, round)
     record = PeriodicRecord(study)
-    with closing(evaluated_trials(study, waiting, should_stop)) as results:
-        for done, (number, result) in enumerate(results, start=1):
+    with closing(evaluated_trials(study, left, should_stop)) as results:
+        for done, (number, result) in enumerate(results, start=len(waiting) - len(left) + 1):
             save_result(study, number, result, done, len(waiting))
             if isinstance(result, Failure):
                 _require_rate(study, round, planned)
@@ -45,12 +50,12 @@ def evaluate_trials(
                 record.save_if_due()
 
 
-def carry_results(study: RunningStudy, numbers: Sequence[int]) -> None:
-    """Save what trials scored in the round before for the current one, which trained nothing."""
-    round, trials = study.round, study.trials
-    before = trials.evaluated_in(round - 1)
-    waiting = [number for number in trials.without_result(numbers, round) if number in before]
-    for done, number in enumerate(waiting, start=1):
+def _carry_results(study: RunningStudy, waiting: Sequence[int]) -> None:
+    """Save what trials scored in the round before for the current one."""
+    round = study.round
+    before = study.trials.evaluated_in(round - 1)
+    known = [number for number in waiting if number in before]
+    for done, number in enumerate(known, start=1):
         examples = None
         if examples_path(study.directory, round - 1, trial_name(number)).is_file():
             examples = read_example_scores(study.directory, round - 1, number)

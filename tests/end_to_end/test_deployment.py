@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import Embedding, Linear
 
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.storage_options import StorageOptions
 from qsearch.errors import InputError
@@ -140,7 +141,7 @@ def test_an_archived_study_is_exported_the_same_on_a_machine_without_its_texts(
 
     out = tmp_path / "model"
     exact = StorageOptions("float32")
-    export_configuration(restored, Budget("bits", 3.0), out, "packed", show, exact)
+    export_configuration(restored, Criteria(Budget("bits", 3.0)), out, "packed", show, exact)
     files = {path.name: path.read_bytes() for path in out.iterdir()}
     assert files == {path.name: path.read_bytes() for path in packed.iterdir()}
     assert [entry[0].rstrip("0123456789") for entry in shown[:2]] == [
@@ -150,7 +151,7 @@ def test_an_archived_study_is_exported_the_same_on_a_machine_without_its_texts(
     assert [entry[1:] for entry in shown[2:]] == [(n, 12) for n in range(1, 13) for _ in "AW"]
     (restored / DATA_FACTS).unlink()
     with pytest.raises(InputError, match="torch"):
-        export_configuration(restored, Budget("bits", 3.0), tmp_path / "other", "packed")
+        export_configuration(restored, Criteria(Budget("bits", 3.0)), tmp_path / "other", "packed")
 
 
 def test_a_format_that_does_not_exist_is_refused_before_anything_heavy_is_imported(

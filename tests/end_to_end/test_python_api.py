@@ -55,7 +55,9 @@ def test_the_readme_program_continues_after_a_kill(tmp_path: Path) -> None:
     directory = tmp_path / "runs" / "mine"
     returned, printed = run_program(tmp_path, code)
     assert returned == 0
-    assert re.match(r"Trial\(\d+: [23]\.\d+ average bits, loss .*runs/mine/report.html$", printed)
+    assert re.match(
+        r"Trial\(\d+: [23]\.\d+ average bits, [4-7]\.\d kB, loss .*runs/mine/report.html$", printed
+    )
     study = qsearch.load_study(directory)
     assert list(study.trials_dataframe()["trial"]) == list(range(20))
     results = [line for line in read_events(directory / LOG) if line.get("event") == "evaluated"]

@@ -40,8 +40,10 @@ def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
     if not needs_inputs(quantizer):
         return 0
     firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
-    power = 1 if needs_diagonal(quantizer) else 2
-    return sum(layer.shape[1] ** power for layer in firsts) * _FLOAT_BYTES
+    widths = [layer.shape[1] for layer in firsts]
+    if needs_diagonal(quantizer):
+        return sum(widths) * _FLOAT_BYTES
+    return sum(width**2 for width in widths) * _FLOAT_BYTES
 
 
 def estimate_requirements(

@@ -18,16 +18,20 @@ if TYPE_CHECKING:
 _WITH_ADAPTER = ("coa-lora", "shared-lora", "qlora")
 """Trainers whose adapter is apart from the weights, which the configuration alone determines."""
 
-_SAFETENSORS = (".safetensors",)
+
+class _Format:
+    """For all trainers and quantizers, in safetensors files, unless a format says otherwise."""
+
+    trainers: ClassVar[tuple[str, ...] | None] = None
+    quantizers: ClassVar[tuple[str, ...] | None] = None
+    weight_files: ClassVar[tuple[str, ...]] = (".safetensors",)
 
 
-class AdapterExporter:
+class AdapterExporter(_Format):
     """See :func:`~qsearch_coalora.export.adapter.export_adapter`."""
 
     description = "the adapter alone, which PEFT loads"
-    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+    trainers = _WITH_ADAPTER
 
     def write(self, job: AdapterJob, directory: Path) -> None:
         """Write a plain PEFT adapter."""
@@ -42,14 +46,11 @@ class AdapterExporter:
         return adapter_files(job)
 
 
-class PackedExporter:
+class PackedExporter(_Format):
     """See :func:`~qsearch_coalora.export.packed.export_packed`."""
 
     description = "the whole model with packed weights, which transformers loads with qsearch"
     adapter_bits: ClassVar[tuple[int, ...]] = (8,)
-    trainers: ClassVar[tuple[str, ...] | None] = None
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
         """Check that its tensors can be packed."""
@@ -70,13 +71,11 @@ class PackedExporter:
         return plan_packed(job, "packed", job.has_adapter).checkpoint.file_bytes
 
 
-class PackedBaseExporter:
+class PackedBaseExporter(_Format):
     """See :func:`~qsearch_coalora.export.packed.export_packed_base`."""
 
     description = "packed, without its adapter"
-    trainers: ClassVar[tuple[str, ...] | None] = _WITH_ADAPTER
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+    trainers = _WITH_ADAPTER
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
         """Check that its tensors can be packed."""
@@ -97,13 +96,10 @@ class PackedBaseExporter:
         return plan_packed(job, "packed-base", False).checkpoint.file_bytes
 
 
-class MergedExporter:
+class MergedExporter(_Format):
     """See :func:`~qsearch_coalora.export.merged.export_merged`."""
 
     description = "a float model that computes the same, which transformers loads"
-    trainers: ClassVar[tuple[str, ...] | None] = None
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
 
     def write(self, job: ExportJob, directory: Path) -> None:
         """Write the float model."""
@@ -118,13 +114,11 @@ class MergedExporter:
         return plan_merged(job).file_bytes
 
 
-class CompressedTensorsExporter:
+class CompressedTensorsExporter(_Format):
     """See :func:`~qsearch_coalora.export.compressed_tensors.export_compressed_tensors`."""
 
     description = "integers or 8-bit floats, and the adapter, which vLLM and transformers load"
-    trainers: ClassVar[tuple[str, ...] | None] = (*_WITH_ADAPTER, "ptq")
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = _SAFETENSORS
+    trainers = (*_WITH_ADAPTER, "ptq")
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
         """Check that its weights are integers or 8-bit floats."""
@@ -153,13 +147,12 @@ class CompressedTensorsExporter:
         return compressed_tensors_files(job)
 
 
-class GGUFExporter:
+class GGUFExporter(_Format):
     """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
 
     description = "a model that came as GGUF, and its adapter, which llama.cpp loads"
-    trainers: ClassVar[tuple[str, ...] | None] = (*_WITH_ADAPTER, "ptq")
-    quantizers: ClassVar[tuple[str, ...] | None] = None
-    weight_files: ClassVar[tuple[str, ...]] = (".gguf",)
+    trainers = (*_WITH_ADAPTER, "ptq")
+    weight_files = (".gguf",)
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
         """Check that ggml has types for its weights."""

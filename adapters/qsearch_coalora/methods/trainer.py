@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsFullPrecision, TrainingCheckpoint
-from qsearch.plugins.digests import Inputs
+from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
@@ -28,7 +28,7 @@ from qsearch_coalora.models.split_packages import terms_of
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.reference import Reference, room_note
+from qsearch_coalora.training.reference import Reference, require_room, room_note
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -89,9 +89,9 @@ class AdapterTrainer(Trainer):
         """Quantize the embedding and the output head too; neither has a LoRA."""
         self.study.embeddings = True
 
-    def input_digests(self) -> Inputs:
+    def input_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> Inputs:
         """Return which model and which examples it uses; both are loaded for it."""
-        return self.study.input_digests
+        return self.study.input_digests(splits)
 
     # What it takes
 
@@ -99,12 +99,14 @@ class AdapterTrainer(Trainer):
         """Return what the study needs, without loading weights or data.
 
         Raises:
-            InputError: If the task's examples are too long for the model, or the rank too great.
+            InputError: If the task's examples are too long for the model, the rank too great, or
+                the room for what evaluations are compared with too small.
         """
         study = self.study
+        workload = task_workload(study.task)
+        require_room(study, workload)
         study.require_rank()
         shape, notes = study.model_shape
-        workload = task_workload(study.task)
         require_positions(shape.positions, workload)
         return estimate_requirements(
             shape,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qsearch.plugins.capabilities import SupportsDataDigest
-from qsearch.plugins.digests import Inputs
-from qsearch.plugins.protocols import Task
+from qsearch.plugins.digests import ExamplesDigest
+from qsearch.plugins.protocols import Split, Task
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.source import locate_model, source_folder
 
@@ -35,10 +36,14 @@ _OLDER_TOKENIZER = (
 """What a tokenizer is built from where it is not one file; otherwise they are copies."""
 
 
-def input_digests(model: ModelSpec, task: Task) -> Inputs:
-    """Return which model and which examples are used; both must be loaded."""
-    data = task.data_digests() if isinstance(task, SupportsDataDigest) else {}
-    return Inputs({path.name: file_sha256(path) for path in model_files(model)}, data)
+def model_digests(model: ModelSpec) -> dict[str, str]:
+    """Return the SHA-256 of a model's files by name; it must be loaded."""
+    return {path.name: file_sha256(path) for path in model_files(model)}
+
+
+def data_digests(task: Task, splits: Sequence[Split]) -> Mapping[str, ExamplesDigest]:
+    """Return which examples a task's splits have; the model must be loaded."""
+    return task.data_digests(splits) if isinstance(task, SupportsDataDigest) and splits else {}
 
 
 def model_files(model: ModelSpec) -> tuple[Path, ...]:

@@ -10,6 +10,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from qsearch_quantizers.packed.tensor_headers import tensor_headers
+
+from qsearch.errors import InputError
 from qsearch.plugins.source_precision import SourcePrecision
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.digests import model_files
@@ -26,7 +29,6 @@ _FLOATS = {
 }
 """Types of weights in safetensors files, with their bits; tensors of integers are no weights."""
 _IN_BLOCK = re.compile(r"(^|\.)[0-9]+\.")
-_MAX_HEADER = 2**27
 
 Matrix = tuple[str, str, float, int]
 """Name, type, bits of a weight, and number of weights."""
@@ -44,14 +46,8 @@ def source_precision(model: ModelSpec) -> SourcePrecision | None:
         # A pickle's tensors are known only when it is loaded; its configuration names their type.
         config = next((path for path in files if path.name == "config.json"), None)
         return _named(json.loads(config.read_text(encoding="utf-8")) if config else {})
-    except (
-        AttributeError,
-        KeyError,
-        OSError,
-        TypeError,
-        ValueError,
-    ):  # What is wrong with a file is said when it is loaded.
-        return None
+    except (AttributeError, InputError, KeyError, OSError, TypeError, ValueError):
+        return None  # What is wrong with a file is said when it is loaded.
 
 
 def _gguf_matrices(path: Path) -> Iterator[Matrix]:
@@ -65,14 +61,9 @@ def _gguf_matrices(path: Path) -> Iterator[Matrix]:
 
 
 def _safetensors_matrices(path: Path) -> Iterator[Matrix]:
-    with path.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > _MAX_HEADER:
-            raise ValueError(f"{path} has a header of {length} bytes")
-        header: dict[str, Any] = json.loads(stream.read(length))
-    for name, entry in header.items():
-        if name != "__metadata__" and len(entry["shape"]) >= 2 and entry["dtype"] in _FLOATS:
-            yield name, *_FLOATS[entry["dtype"]], math.prod(entry["shape"])
+    for name, kind, shape in tensor_headers(path):
+        if len(shape) >= 2 and kind in _FLOATS:
+            yield name, *_FLOATS[kind], math.prod(shape)
 
 
 def _named(config: dict[str, Any]) -> SourcePrecision | None:

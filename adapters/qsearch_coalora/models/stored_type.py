@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from qsearch_quantizers.packed.tensor_headers import tensor_headers
+
+from qsearch.errors import InputError
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.models.loading import load_config
 from qsearch_coalora.models.source import locate_model, source_folder
@@ -39,18 +44,9 @@ def stored_type(model: ModelSpec) -> torch.dtype:
 
 def _main_type(folder: Path) -> str | None:
     """Return the type that most elements in a folder's safetensors have, None without files."""
-    from safetensors import SafetensorError, safe_open
-
     counts: Counter[str] = Counter()
     for path in folder.glob("*.safetensors"):
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  # Not a mapping.
-                    tensor: Any = file.get_slice(name)
-                    size = 1
-                    for length in tensor.get_shape():
-                        size *= length
-                    counts[tensor.get_dtype()] += size
-        except (SafetensorError, OSError):
-            continue  # Whoever loads the model says so.
+        with suppress(InputError):  # Whoever loads the model says so.
+            for _, kind, shape in tensor_headers(path):
+                counts[kind] += math.prod(shape)
     return counts.most_common(1)[0][0] if counts else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from qsearch.errors import InputError
-from qsearch.plugins.digests import ExamplesDigest
+from qsearch.plugins.digests import STUDY_SPLITS, ExamplesDigest
 from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
@@ -22,6 +22,7 @@ from qsearch_coalora.tasks.conversations import encode_rows
 from qsearch_coalora.tasks.data_checks import causal_warnings
 from qsearch_coalora.tasks.data_files import require_columns, require_text
 from qsearch_coalora.tasks.divergence import (
+    TOKEN_BYTES,
     TopProbabilities,
     divergence,
     same_top,
@@ -83,6 +84,7 @@ class CausalLanguageModelling:
             options.validation_sequences,
             options.notes,
             tokens_option="task.length",
+            reference_bytes=(options.length - 1) * TOKEN_BYTES,
         )
 
     def require_data(self) -> None:
@@ -133,9 +135,8 @@ class CausalLanguageModelling:
         """Load models without the data."""
         self._reads_at_load = False
 
-    def data_digests(self) -> dict[str, ExamplesDigest]:
+    def data_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> dict[str, ExamplesDigest]:
         """Return which tokens the splits have; held-out sequences are apart from the others."""
-        splits: tuple[Split, ...] = ("train", "held-out", "validation")
         return {
             split: sequences.digest(self.options.file(split))
             for split in splits
@@ -180,8 +181,11 @@ class CausalLanguageModelling:
                 for sequence, following in zip(logits, targets, strict=True)
             ]
         )
-        predicted = (targets != IGNORED).sum(1).to(losses.dtype)
-        return Scores(losses, predicted)
+        return Scores(losses, _predicted(batch).to(losses.dtype))
+
+    def example_weights(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """Return how many tokens of each sequence are predicted."""
+        return _predicted(batch)
 
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the top of each next-token distribution (n × tokens × k).
@@ -273,3 +277,7 @@ class CausalLanguageModelling:
         if split != "train":
             require_examples(split, len(sequences), unit)
         return sequences
+
+
+def _predicted(batch: Mapping[str, Tensor]) -> Tensor:
+    return (batch["labels"][:, 1:] != IGNORED).sum(1)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import backbone
-from qsearch.plugins.digests import ExamplesDigest
+from qsearch.plugins.digests import STUDY_SPLITS, ExamplesDigest
 from qsearch.plugins.evaluation import Metric, MetricValue
 from qsearch.plugins.protocols import LoadedModel, Scores, Split
 from qsearch.spec.sections import ModelSpec
@@ -182,9 +182,8 @@ class Classification:
         """Load models for these labels, without the data."""
         self._kept_labels = tuple(facts["labels"])
 
-    def data_digests(self) -> dict[str, ExamplesDigest]:
-        """Return which texts with which labels the splits have; those of training are apart."""
-        splits: tuple[Split, ...] = ("train", "held-out", "validation")
+    def data_digests(self, splits: Sequence[Split] = STUDY_SPLITS) -> dict[str, ExamplesDigest]:
+        """Return which texts with which labels the splits have; held-out ones are apart."""
         digests = {split: self._read(split).digest(self.options.file(split)) for split in splits}
         return {split: digest for split, digest in digests.items() if digest.count}
 

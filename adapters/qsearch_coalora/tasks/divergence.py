@@ -15,10 +15,13 @@ if TYPE_CHECKING:
 TOP = 512
 """Tokens whose probability is kept; all of a smaller vocabulary."""
 
+TOKEN_BYTES = 8 * TOP + 4
+"""What is kept of a token's distribution: logarithms, tokens and the rest."""
+
 _ROWS = 16
 
-_LEAST = 1e-12
-"""Smaller values do not count as probabilities: float32 sums are not as precise."""
+_LEAST = 1e-7
+"""Smaller values do not count as probabilities: sums of float32 are not as precise."""
 
 
 class TopProbabilities(NamedTuple):

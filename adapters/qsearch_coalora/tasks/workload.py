@@ -19,6 +19,8 @@ class Workload:
     """Sentences for the user, such as data that has to be downloaded first."""
     tokens_option: str = "task"
     """The option that sets ``example_tokens``, for messages."""
+    reference_bytes: int = 0
+    """What is kept of the unquantized model's outputs on an example, at most."""
 
 
 @runtime_checkable

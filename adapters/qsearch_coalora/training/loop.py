@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import QsearchError
-from qsearch.plugins.capabilities import TrainingCheckpoint
+from qsearch.plugins.capabilities import SupportsExampleWeights, TrainingCheckpoint
 from qsearch.plugins.evaluation import TrainReport
 from qsearch.plugins.protocols import Progress, TrainerState
 from qsearch.space.configuration import Configuration
@@ -157,11 +157,12 @@ class TrainingLoop:
         for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
             group["lr"] = rate * share
         batches = [next(self._batches) for _ in range(options.accumulation_steps)]
-        examples = sum(map(examples_in, batches))
+        weights = [self._example_weights(batch) for batch in batches]
+        total = sum(map(sum, weights))
         loss = 0.0
-        for batch in batches:
-            # The last batch of a pass may be smaller; each example counts alike.
-            loss += self._accumulate_gradients(batch, examples_in(batch) / examples)
+        for batch, own in zip(batches, weights, strict=True):
+            # The last batch of a pass may be smaller, and conversations of any length.
+            loss += self._accumulate_gradients(batch, own, sum(own) / total)
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, options.max_grad_norm)
         self._require_finite("loss", loss, step)
         self._require_finite("gradient norm", norm.item(), step)
@@ -169,14 +170,23 @@ class TrainingLoop:
         self._optimizer.zero_grad()
         self._losses.append(loss)
 
-    def _accumulate_gradients(self, batch: Mapping[str, Tensor], weight: float) -> float:
+    def _example_weights(self, batch: Mapping[str, Tensor]) -> list[float]:
+        """Return what each example counts in the mean loss of a step, before it is scored."""
+        if isinstance(self._study.task, SupportsExampleWeights):
+            weights: list[float] = self._study.task.example_weights(batch).tolist()
+            return weights
+        return [1.0] * examples_in(batch)
+
+    def _accumulate_gradients(
+        self, batch: Mapping[str, Tensor], weights: Sequence[float], weight: float
+    ) -> float:
         """Add the gradient of a batch's mean loss, its examples shared among configurations.
 
         Returns:
-            The loss; both are multiplied by the weight.
+            The loss; both are multiplied by the batch's weight.
         """
-        adapted, size = self._adapted, examples_in(batch)
-        pieces = min(self._options.batch_configurations, size)
+        adapted, whole = self._adapted, sum(weights)
+        pieces = min(self._options.batch_configurations, len(weights))
         total = 0.0
         for offset in range(pieces):
             piece = {name: tensor[offset::pieces] for name, tensor in batch.items()}
@@ -189,7 +199,7 @@ class TrainingLoop:
                 logits = adapted.logits(piece)
             scores = score(self._study.task, logits, piece)
             loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
-            share = weight * (len(range(offset, size, pieces)) / size)
+            share = weight * (sum(weights[offset::pieces]) / whole)
             # Backward before the next switch: the weights it differentiates are replaced then.
             (loss * share).backward()  # type: ignore[no-untyped-call]
             self._sampler.note(position, loss.item())

@@ -13,13 +13,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qsearch.errors import DamagedFileError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.protocols import Scores, Split
 from qsearch.plugins.references import SupportsReference
 from qsearch.storage.mapped_arrays import Array, form_of, read_mapped, write_mapped
 from qsearch.storage.paths import reference_path
-from qsearch_coalora.tasks.divergence import TOP
+from qsearch_coalora.tasks.divergence import TOKEN_BYTES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
     Batch = Mapping[str, Tensor]
 
 MEBIBYTE = 2**20
-
-TOKEN_BYTES = 8 * TOP + 4
-"""What is kept of a token's distribution: logarithms, tokens and the rest."""
 
 _PREFIX = "reference."
 """How names of what a task keeps begin in a file, apart from losses and weights."""
@@ -101,6 +98,23 @@ class References:
                 (folder / "state").mkdir(exist_ok=True)
             self._of_study[split] = _of_study(study, task, split, reference_path(folder, split))
         return self._of_study[split]
+
+
+def require_room(study: StudyModel, workload: Workload | None) -> None:
+    """Raise InputError unless what is kept of one of a task's examples fits, or nothing is kept."""
+    limit, task = study.options.reference_mebibytes, study.task
+    if workload is None or not limit or not isinstance(task, SupportsReference):
+        return
+    if workload.reference_bytes > limit * MEBIBYTE:
+        what = f"one example ({workload.tokens_option} {workload.example_tokens})"
+        raise _no_room(limit, what, workload.reference_bytes)
+
+
+def _no_room(limit: int, what: str, nbytes: int) -> InputError:
+    return InputError(
+        f"trainer.reference_mebibytes {limit} does not hold what the unquantized model predicts on"
+        f" {what}; give at least {-(-nbytes // MEBIBYTE)}, or 0 to compare with no model"
+    )
 
 
 def room_note(study: StudyModel, workload: Workload | None) -> tuple[str, ...]:
@@ -177,7 +191,10 @@ def _write(
             f"{_PREFIX}{name}": tensor[:1].cpu().numpy()
             for name, tensor in task.reference_outputs(first[1][:1], _first(first[2])).items()
         }
-        kept = min(count, limit // sum(array.nbytes for array in example.values()))
+        nbytes = sum(array.nbytes for array in example.values())
+        if nbytes > limit:  # Of a task that does not say it before.
+            raise _no_room(study.options.reference_mebibytes, "one example", nbytes)
+        kept = min(count, limit // nbytes)
         forms = {"losses": np.zeros(count, "<f4"), "weights": np.zeros(count, "<f4")}
         forms |= {
             # An array of any length, of which no element takes memory.
@@ -209,7 +226,7 @@ def _first(batch: Batch) -> Batch:
 
 def _identity(study: StudyModel, split: Split) -> dict[str, str]:
     """Return what a file must have been made from, by its name in messages."""
-    inputs = study.input_digests  # Which prepares the data.
+    model = study.model_digests  # Which loads it, and the tokenizer with it.
     digest, count = hashlib.sha256(), 0
     for batch in study.task.batches(split, study.options.eval_batch_size):
         count += len(next(iter(batch.values())))
@@ -218,7 +235,7 @@ def _identity(study: StudyModel, split: Split) -> dict[str, str]:
             digest.update(tensor.contiguous().numpy().data)
     options = study.options
     return {
-        "model": json.dumps(dict(inputs.model), sort_keys=True),
+        "model": json.dumps(model, sort_keys=True),
         "data": digest.hexdigest(),
         "examples": str(count),
         "precision": options.eval_precision,

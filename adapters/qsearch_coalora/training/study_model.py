@@ -16,7 +16,7 @@ from qsearch.models.discovery import (
 )
 from qsearch.plugins.capabilities import SupportsDataCheck
 from qsearch.plugins.digests import Inputs
-from qsearch.plugins.protocols import LoadedModel, Quantizer, Task
+from qsearch.plugins.protocols import LoadedModel, Quantizer, Split, Task
 from qsearch.plugins.quantizer_capabilities import (
     needs_diagonal,
     needs_inputs,
@@ -38,7 +38,7 @@ from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
 from qsearch_coalora.training.data_facts import DataFacts
-from qsearch_coalora.training.reference import References
+from qsearch_coalora.training.reference import References, require_room
 
 if TYPE_CHECKING:
     import torch
@@ -107,6 +107,7 @@ class StudyModel:
         """The model with its data prepared; reading it loads both."""
         from qsearch_coalora.training.early_stopping import hold_out
 
+        require_room(self, task_workload(self.task))
         self.require_rank()
         require_device(self.options.device)
         hold_out(self.task, self.options.early_stopping)
@@ -151,12 +152,18 @@ class StudyModel:
         return self.facts.measured(name, self.task, measure)
 
     @cached_property
-    def input_digests(self) -> Inputs:
-        """Which model and which examples it uses; both are loaded for it."""
-        from qsearch_coalora.models.digests import input_digests
+    def model_digests(self) -> dict[str, str]:
+        """Which model it uses, which is loaded for it."""
+        from qsearch_coalora.models.digests import model_digests
 
-        _ = self.loaded  # What comes from the hub is there from now on, and the task is prepared.
-        return input_digests(self.model, self.task)
+        _ = self.loaded  # What comes from the hub is there from now on.
+        return model_digests(self.model)
+
+    def input_digests(self, splits: Sequence[Split]) -> Inputs:
+        """Return which model and which examples of some splits it uses; both are loaded for it."""
+        from qsearch_coalora.models.digests import data_digests
+
+        return Inputs(self.model_digests, data_digests(self.task, splits))
 
     def batches(self, generator: torch.Generator) -> BatchStream:
         """Return training batches without end, as the generator draws them."""

@@ -11,6 +11,7 @@ from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import Elements, IntegerWeight, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobQuantizer
+from qsearch_quantizers.packed.bit_packing import row_positions
 from qsearch_quantizers.weights import CHUNK, check_weight, chunk_of
 
 
@@ -121,10 +122,10 @@ class GroupedQuantizer(KnobQuantizer):
         rows: Tensor,
     ) -> Tensor:
         """Return some rows of the weight (rows × input features), float32."""
-        tensors = {}
-        for name, layout in self.layout(shape, configuration).items():
-            columns = torch.arange(layout.shape[1], device=rows.device)
-            tensors[name] = elements[name](rows[:, None] * layout.shape[1] + columns)
+        tensors = {
+            name: elements[name](row_positions(rows, layout.shape[1]))
+            for name, layout in self.layout(shape, configuration).items()
+        }
         return self.dequantize(QuantizedTensor(tensors, (len(rows), shape[1]), configuration))
 
     def integer_weight(self, quantized: QuantizedTensor) -> IntegerWeight:

@@ -13,7 +13,7 @@ from qsearch.plugins.tensor_layout import Elements, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
 from qsearch_quantizers.libraries.optional import optional_module
-from qsearch_quantizers.packed.bit_packing import codes_at, packed_bytes
+from qsearch_quantizers.packed.bit_packing import codes_at, packed_bytes, row_positions
 from qsearch_quantizers.weights import check_weight, chunk_of
 
 DataType = Literal["fp4", "nf4", "int8"]
@@ -111,7 +111,7 @@ class BitsAndBytes(KnobQuantizer):
     ) -> Tensor:
         """Return some rows of the weight (rows × input features), float32."""
         data_type, size = configuration.text("data_type"), configuration.integer("block_size")
-        positions = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        positions = row_positions(rows, shape[1])
         blocks = positions // size
         if configuration.integer("scale_bits") == 8:
             levels = _functional().create_dynamic_map().to(rows.device)

@@ -160,12 +160,11 @@ class NormalFloat(KnobQuantizer):
         rows: Tensor,
     ) -> Tensor:
         """Return some rows of the weight (rows × input features), float32."""
-        import torch
-
         from qsearch_quantizers.normal_float.blocks import levels_at
+        from qsearch_quantizers.packed.bit_packing import row_positions
 
         bits, size = configuration.integer("bits"), configuration.integer("block_size")
-        positions = rows[:, None] * shape[1] + torch.arange(shape[1], device=rows.device)
+        positions = row_positions(rows, shape[1])
         blocks = positions // size
         units = elements["scales"](blocks // configuration.integer("scale_block_size")).float()
         units /= 2 ** configuration.integer("scale_bits")

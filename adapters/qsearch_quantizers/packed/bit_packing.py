@@ -80,6 +80,11 @@ def unpack(packed: Tensor, bits: int, count: int) -> Tensor:
     return codes
 
 
+def row_positions(rows: Tensor, columns: int) -> Tensor:
+    """Return the flat positions of a matrix's elements in some rows (rows × columns)."""
+    return rows[:, None] * columns + torch.arange(columns, device=rows.device)
+
+
 def elements_at(stored: Tensor, bits: int | None, positions: Tensor) -> Tensor:
     """Return elements of a stored tensor, codes of some bits if it is packed, at flat positions.
 

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 
 from qsearch.errors import InputError
+from qsearch_quantizers.packed.tensor_headers import tensor_headers
 
 Stored = tuple[tuple[int, ...], torch.dtype | None]
 """Shape and type of a tensor in a file; a type of None is any floating-point type."""
@@ -69,14 +69,8 @@ def require_tensors(
 
     headers: dict[str, tuple[Path, tuple[int, ...], torch.dtype | None]] = {}
     for path in paths:
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118  # Not a mapping.
-                    part = file.get_slice(name)
-                    dtype = str_to_torch_dtype.get(part.get_dtype())
-                    headers[name] = (path, tuple(part.get_shape()), dtype)
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"{path}: cannot be read: {error}") from error
+        for name, kind, shape in tensor_headers(path):
+            headers[name] = (path, shape, str_to_torch_dtype.get(kind))
     for name, (shape, dtype) in expected.items():
         if name not in headers:
             raise InputError(f"packed export lacks the tensor {name}")

@@ -11,7 +11,7 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
-from qsearch.plugins.capabilities import SupportsExampleCount
+from qsearch.plugins.capabilities import SupportsExampleCount, SupportsExampleWeights
 from qsearch.plugins.contract import require_contract
 from qsearch.plugins.evaluation import Metric
 from qsearch.plugins.protocols import LoadedModel, Scores, Split, Task
@@ -110,6 +110,9 @@ class TaskConformance:
                 assert len(values) == len(scores.losses), name
                 assert values.isfinite().all(), name
             assert (scores.weights > 0).all(), "weights"
+            if isinstance(task, SupportsExampleWeights):
+                own = task.example_weights(batch).to(scores.weights.dtype)
+                assert_same(own, scores.weights, "weights before the batch is scored")
             assert scores.losses.requires_grad, "losses without a graph"
             alone = task.score(logits.detach(), batch)
             assert_same(alone.losses, scores.losses.detach(), "losses, again")

@@ -10,9 +10,11 @@ import plotly.graph_objects as go
 
 from qsearch._text import with_error
 from qsearch.plugins.evaluation import Metric
+from qsearch.plugins.footprint import Footprint
 from qsearch.storage.study_record import Size, StudyRecord
 from qsearch_reports.figures import style
 from qsearch_reports.frames.points import front_frame, latest_points, loss_unit, points_frame
+from qsearch_reports.frames.sizes import segment_edges
 
 _MANY = 1000
 """Points beyond which dominated ones have no bars: they would hide the front, and take longer to
@@ -59,10 +61,11 @@ def _padded(low: float, high: float) -> tuple[float, float]:
     return float(low - _PADDING * width), float(high + _PADDING * width)
 
 
-def latest_front_figure(record: StudyRecord) -> go.Figure:
-    """Draw the losses of a study's last finished round against average bits."""
-    points = latest_points(points_frame(record))
-    return front_figure(points, record.segment_edges, record.metric, unit=loss_unit(record))
+def latest_front_figure(record: StudyRecord, footprint: Footprint | None = None) -> go.Figure:
+    """Draw the losses of a study's last finished round against its size, bytes where known."""
+    points, edges = latest_points(points_frame(record)), segment_edges(record, footprint)
+    size: Size = record.size if record.size in edges else "average_bits"
+    return front_figure(points, edges[size], record.metric, unit=loss_unit(record), size=size)
 
 
 def front_figure(

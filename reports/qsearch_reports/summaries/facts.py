@@ -100,6 +100,9 @@ def values(record: StudyRecord, head: Headline) -> list[tuple[str, str]]:
         else ("time", f"{duration_text(head.seconds)} of evaluation and search"),
         ("quantized", f"{counted(len(record.layers), 'layer')}, {weights_text(weights)}"),
     ]
+    if record.searched_bits:
+        low, high = record.searched_bits
+        rows.insert(2, ("searched", f"{low:.4g} to {high:.4g} average bits"))
     if head.hypervolume is not None and record.reference_point:
         loss, bits = record.reference_point
         value = f"{head.hypervolume:.4f} from (loss {loss:.4g}, {bits:.4g} average bits)"
@@ -119,7 +122,7 @@ def uniform_cells(claims: Claims) -> Cells | None:
     rows = []
     for claim in claims.uniform:
         own = (
-            ("none smaller", "", "")
+            ("none smaller" if claim.smaller else "nothing smaller in the round", "", "")
             if claim.row is None
             else (
                 f"trial {int(claim.row['trial'])}, {size_text(claim.row)}",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-from qsearch.claims.sentences import uniform_sentence
+from qsearch.claims.sentences import claim_sentences
 from qsearch.storage.study_record import StudyRecord
 from qsearch_reports.frames import headline, latest_points, loss_unit, points_frame
 from qsearch_reports.names import distinct_names
@@ -47,10 +48,9 @@ def _study(results: StudyResults, name: str) -> Iterable[str]:
     record = results.record
     head = headline(record, results.claims)
     yield from _wrap(f"{one_line(name)}: {facts.answer(head, results.footprint)}")
-    for claim in results.claims.uniform:
-        yield from _wrap(uniform_sentence(claim))
-    for warning in facts.warnings(results):
-        yield from _wrap(f"warning: {warning}")
+    others = replace(results.claims, no_loss=None, warnings=facts.warnings(results))
+    for sentence in claim_sentences(others, results.footprint):
+        yield from _wrap(sentence)
     yield ""
     rows = [
         ("model", one_line(record.model, WIDTH - 16)),

@@ -67,6 +67,6 @@ def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: P
     export(trainer, chosen, tmp_path, "gguf")
     found = engine_logits(tmp_path / "model.gguf", tokens.tolist()).log_softmax(-1)
     divergences = (expected.exp() * (expected - found)).sum(dim=-1)
-    print(divergences.mean(), divergences.std() / len(divergences)**.5, divergences.max())
+    print(divergences.mean(), divergences.std() / len(divergences) ** 0.5, divergences.max())
     # What is left is llama.cpp's rounding of the inputs of quantized products to 8 bits.
     assert divergences.mean() < 0.005

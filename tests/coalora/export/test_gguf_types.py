@@ -168,9 +168,7 @@ def test_weights_are_quantized_by_the_inputs_of_the_studys_text(study: Any) -> N
 
 def test_types_that_no_layer_takes_are_refused(study: Any) -> None:
     layers = [layer for layer in study(False).layers() if layer.role != "down"]
-    with pytest.raises(
-        InputError, match="no layer of this model takes type Q2_K, Q3_K; leave"
-    ):
+    with pytest.raises(InputError, match="no layer of this model takes type Q2_K, Q3_K; leave"):
         space_of(GGUF(GGUF.Options(types=("Q2_K", "Q3_K", "Q4_0"))), layers)
     with pytest.raises(InputError, match=r"no layer configuration for .*q_proj \(64, 64\)"):
         space_of(GGUF(GGUF.Options(types=("Q2_K", "Q3_K"))), layers)

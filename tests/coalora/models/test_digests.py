@@ -124,7 +124,7 @@ def test_a_trainer_has_the_digests_of_its_model_and_examples_whatever_was_traine
     counts = {split: digest.count for split, digest in inputs.data.items()}
     assert counts == {"train": 96, "validation": 40}
     trainer.train([make_configuration(trainer, 0)], round=1)
-    del vars(trainer.study)["input_digests"]
+    del vars(trainer.study)["model_digests"]
     assert trainer.input_digests() == inputs
 
 

@@ -33,10 +33,9 @@ def test_safetensors_files_say_it_in_their_headers(kind: str, shard: str, tmp_pa
     assert found is not None
     assert found.text == kind
     assert found.note is None
-    for path in tmp_path.glob("*.safetensors"):  # Their headers are enough.
-        with path.open("r+b") as stream:
-            stream.truncate(8 + int.from_bytes(stream.read(8), "little"))
-    assert of(tmp_path) == found
+    path = next(tmp_path.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1])
+    assert of(tmp_path) is None  # Whoever loads it says what is wrong with it.
 
 
 def test_a_models_configuration_says_it_for_other_files(tmp_path: Path) -> None:

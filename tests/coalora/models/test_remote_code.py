@@ -16,7 +16,7 @@ from qsearch_coalora.models.source import locate_model
 from qsearch_coalora.models.tokenizers import load_tokenizer
 from transformers import dynamic_module_utils
 
-from qsearch.deployment.budgets import chosen_budget
+from qsearch.deployment.criteria import chosen_criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.errors import InputError
 from qsearch.spec.sections import REMOTE_CODE, ModelSpec
@@ -148,9 +148,7 @@ def test_with_the_words_the_study_runs_end_to_end(
         REMOTE_CODE
     )
 
-    export_configuration(
-        tmp_path / "run", chosen_budget(6.0, None, None, None), tmp_path / "packed", "packed"
-    )
+    export_configuration(tmp_path / "run", chosen_criteria(6.0)[0], tmp_path / "packed", "packed")
     assert "trust_remote_code=True" in (tmp_path / "packed/README.md").read_text()
     kind = transformers.AutoModelForSequenceClassification
     with pytest.raises(ValueError, match="trust_remote_code"):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.tasks.conversations import encode_rows
 from transformers import PreTrainedTokenizerFast
@@ -173,6 +174,46 @@ def test_a_trainer_learns_from_conversations(
     exact = trainer.evaluate_full_precision("validation")
     assert 0 <= before.metrics["kl"].value < after.metrics["kl"].value
     assert exact.metrics["kl"].value > 0
+
+
+@pytest.fixture
+def clipped(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The norm of the gradient of each training step."""
+    clip, norms = torch.nn.utils.clip_grad_norm_, []
+
+    def note(*arguments: Any) -> torch.Tensor:
+        norm = clip(*arguments)
+        norms.append(norm.item())
+        return norm
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", note)
+    return norms
+
+
+def test_a_training_step_weighs_by_what_is_predicted_as_evaluation_does(
+    chat_file: Path, make_trainer, make_configuration, llama_folder: Path, monkeypatch, clipped
+) -> None:
+    """However the examples of a step are shared among batches and configurations."""
+    tokenizer = small_tokenizer()
+    tokenizer.chat_template = PLAIN
+    path = "qsearch_coalora.tasks.causal_lm.load_tokenizer"
+    monkeypatch.setattr(path, lambda model: tokenizer)
+    for options in (
+        {"batch_size": 6, "configurations_per_step": 1},
+        {"batch_size": 6, "configurations_per_step": 4},
+        {"batch_size": 2, "configurations_per_step": 2, "accumulation_steps": 3},
+    ):
+        task = causal(train=chat_file, validation=chat_file, messages="messages", length=32)
+        trainer = make_trainer(
+            method=SharedLoRATrainer, model=llama_folder, task=task, steps=1, **options
+        )
+        chosen = [make_configuration(trainer, 0)]
+        (before,) = trainer.evaluate(chosen, "validation")
+        (loss,) = trainer.train(chosen, 1).losses
+        assert loss == pytest.approx(before.loss, rel=1e-5)
+        # Where examples counted alike, it would be another.
+        assert sum(before.examples.losses) / 6 != pytest.approx(before.loss, rel=1e-4)
+    assert clipped == pytest.approx([clipped[0]] * 3, rel=1e-4)
 
 
 @pytest.mark.parametrize(

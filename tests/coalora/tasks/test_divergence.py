@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from qsearch_coalora.tasks.divergence import (
     TOP,
@@ -30,6 +30,7 @@ def exact(reference: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
 
 
 @given(SEEDS, st.sampled_from([10, TOP, TOP + 1, 4000]), st.floats(0.01, 2.0))
+@example(2656, TOP + 1, 1.0)  # What is left to one token is below the precision of float32.
 def test_it_is_a_tight_lower_bound_of_the_exact_divergence(
     seed: int, vocabulary: int, noise: float
 ) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
+from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.training.early_stopping import HeldOutLoss, spread_over
 from qsearch_coalora.training.evaluation import held_out_loss
 from qsearch_coalora.training.loop import TrainingLoop
@@ -64,6 +66,33 @@ def test_a_training_that_was_killed_stops_as_early_as_if_never_stopped(
     assert report.losses == expected.losses
     assert report.details["held_out_loss"] == expected.details["held_out_loss"]
     assert equal(whole.state(), resumed.state())
+
+
+class CountedAlike(CausalLanguageModelling):
+    """Does not say what its examples weigh."""
+
+    example_weights = None
+
+
+def test_packed_text_trains_as_if_each_example_counted_alike(
+    make_trainer, make_causal_task, make_configuration, llama_folder
+) -> None:
+    """To the bit: all its sequences have equally many predicted tokens."""
+    states = []
+    for kind in (CausalLanguageModelling, CountedAlike):
+        # Batches of 7 and 3 sequences, the larger ones in three unequal pieces.
+        task = kind(make_causal_task(train_tokens=24 * 10).options)
+        trainer = make_trainer(
+            method=SharedLoRATrainer,
+            task=task,
+            model=llama_folder,
+            batch_size=7,
+            accumulation_steps=3,
+            configurations_per_step=3,
+        )
+        trainer.train([make_configuration(trainer, seed) for seed in range(3)], 1)
+        states.append(trainer.state())
+    assert equal(*states)
 
 
 @pytest.mark.parametrize(("round", "joined"), [(1, False), (2, True)])

@@ -14,10 +14,12 @@ from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
+from qsearch_coalora.tasks.workload import task_workload
+from qsearch_coalora.training.reference import require_room
 
 from qsearch.claims.paired_difference import paired_scores
 from qsearch.deployment.selection import best_under
-from qsearch.errors import DamagedFileError
+from qsearch.errors import DamagedFileError, InputError
 from qsearch.plugins.protocols import Scores
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.example_scores import read_example_scores, read_reference_scores
@@ -138,6 +140,7 @@ def test_it_is_kept_of_as_many_examples_as_fit(
     # A sequence takes 23 tokens of 63 log-probabilities and numbers, and their rests.
     room = 5 * 23 * (63 * 8 + 4) + 100
     monkeypatch.setattr("qsearch_coalora.training.reference.MEBIBYTE", room)
+    monkeypatch.setattr("qsearch_coalora.tasks.causal_lm.TOKEN_BYTES", 63 * 8 + 4)
     scores = trainer.prepare_reference(directory)
     assert (scores.compared, len(scores.examples.losses)) == (5, 20)
     (evaluation,) = trainer.evaluate([make_configuration(trainer, 0)], "validation")
@@ -146,6 +149,40 @@ def test_it_is_kept_of_as_many_examples_as_fit(
     assert evaluation.metrics["kl"].value == pytest.approx(sum(kl[:5]) / 5, rel=1e-5)
     _, arrays = read_mapped(reference_path(directory, "validation"))
     assert arrays["reference.tokens"].shape == (5, 23, 63)
+
+
+def test_no_room_for_one_sequence_is_refused_before_anything_is_loaded(
+    make_trainer: Any, make_causal_task: Any
+) -> None:
+    # 512 logarithms and numbers, and the rest: 4,100 bytes of each of 511 tokens.
+    refused = make_trainer(task=make_causal_task(length=512), model="none", reference_mebibytes=1)
+    message = (
+        r"trainer\.reference_mebibytes 1 does not hold .* one example \(task\.length 512\);"
+        " give at least 2, or 0 to compare with no model"
+    )
+    with pytest.raises(InputError, match=message):
+        refused.requirements()
+    with pytest.raises(InputError, match=message):
+        _ = refused.study.loaded
+
+
+@pytest.mark.parametrize("limit", [0, 2])
+def test_room_for_one_sequence_or_none_is_accepted(
+    make_trainer: Any, make_causal_task: Any, limit: int
+) -> None:
+    task = make_causal_task(length=512)
+    require_room(make_trainer(task=task, reference_mebibytes=limit).study, task_workload(task))
+
+
+def test_a_task_that_does_not_say_what_it_keeps_is_refused_when_it_does_not_fit(
+    make: Any, directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make(reference_mebibytes=1)
+    monkeypatch.setattr("qsearch_coalora.tasks.causal_lm.TOKEN_BYTES", 0)
+    monkeypatch.setattr("qsearch_coalora.training.reference.MEBIBYTE", 2**12)
+    with pytest.raises(InputError, match=r"reference_mebibytes 1 does not hold .* at least 3, or"):
+        trainer.prepare_reference(directory)
+    assert list((directory / "state").iterdir()) == []
 
 
 def test_without_room_nothing_is_compared(make: Any, directory: Path) -> None:

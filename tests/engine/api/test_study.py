@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import math
 import os
 import signal
 from collections.abc import Mapping
@@ -23,15 +24,17 @@ from torch import nn
 
 import qsearch
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.picking import pick_configuration
 from qsearch.errors import InputError, StudyBusyError
 from qsearch.experiment.parameters import stored_precision
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import study_status
-from qsearch.search.pareto import non_dominated
+from qsearch.search.pareto import non_dominated, normalised_hypervolume
 from qsearch.sharing.archive import archive_study, restore_archive
 from qsearch.storage.paths import LOG, STUDY_YAML
+from qsearch.storage.study_record import read_study
 from tests.engine.api.conftest import BITS, INITIAL, OPTIONS, TRIALS, Loss
 from tests.engine.fake_study import SMALL, in_child, write_study_yaml
 
@@ -76,8 +79,108 @@ def test_the_best_within_bits_has_the_least_loss_of_those(searched: qsearch.Stud
     table = searched.trials_dataframe()
     within = table[table["average_bits"] <= 4.5]
     assert searched.best(bits=4.5).loss == within["loss"].min()
-    with pytest.raises(InputError, match="no configuration has average bits ≤ 1; the least"):
+    with pytest.raises(InputError, match=r"^bits 1: the smallest configuration takes 3\.\d+ aver"):
         searched.best(bits=1.0)
+
+
+def test_the_best_within_bytes_has_the_least_loss_of_those(searched: qsearch.Study) -> None:
+    table = searched.trials_dataframe()
+    limit = int(table["bytes"].median())
+    within = table[table["bytes"] <= limit]
+    for given in (limit, np.int64(limit), f"{limit / 1000}kB"):
+        best = searched.best(bytes=given)  # type: ignore[arg-type]
+        assert best.loss == within["loss"].min() > searched.best().loss
+        assert best.file_bytes == within["bytes"][within["loss"].idxmin()] <= limit
+    with pytest.raises(InputError, match=r"^bytes 2kB: the smallest configuration takes 6\.\d+ kB"):
+        searched.best(bytes="2kB")
+
+
+def test_the_best_may_have_to_keep_limits_of_metrics(
+    space: qsearch.Space, loss: Loss, tmp_path: Path
+) -> None:
+    def objective(configuration: Mapping[str, Any]) -> qsearch.Observation:
+        value = loss(configuration)
+        return qsearch.Observation(value, metrics={"agreement": -value})
+
+    study = create(space, tmp_path, metrics=[qsearch.Metric("agreement", better="higher")])
+    study.optimize(objective, trials=INITIAL)
+    table = study.trials_dataframe()
+    limit = float(table["loss"].median())
+    worse, better = table[table["loss"] >= limit], table[table["loss"] <= limit]
+    # Without a budget, it is the smallest that keeps them.
+    assert study.best(min={"agreement": -limit}).average_bits == better["average_bits"].min()
+    # With one, it is the best of those that keep them.
+    found = study.best(bits=8, min={"loss": limit}, max={"agreement": 0.0})
+    assert found.loss == worse["loss"].min() > table["loss"].min()
+    with pytest.raises(InputError, match=r"^max f1=1: the study has no metric 'f1'; it has"):
+        study.best(max={"f1": 1})
+
+
+def test_bytes_that_the_study_does_not_know_are_refused(tmp_path: Path) -> None:
+    file = write_study_yaml(tmp_path / "study.yaml", **SMALL, trainer__name="whole")
+    study = qsearch.run_study(file, tmp_path / "run")
+    assert study.best().file_bytes is None
+    with pytest.raises(InputError, match=r"^bytes: .*run does not say how large .*; use bits$"):
+        study.best(bytes="60MB")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"bits": 4, "bytes": 5}, "give one budget, bits or bytes, not both"),
+        ({"bits": "4"}, "bits: give a number of average bits, not '4'"),
+        ({"bits": [4]}, r"bits: give a number of average bits, not \[4\]"),
+        ({"bits": math.nan}, "bits: give a number of average bits, not nan"),
+        ({"bytes": "60 apples"}, "bytes '60 apples': give a positive number of bytes"),
+        ({"bytes": -1}, "bytes '-1': give a positive number of bytes"),
+        ({"max": ["loss"]}, r"max: give metrics and numbers, such as .* not \['loss'\]"),
+        ({"min": {"loss": "low"}}, "min: give metrics and numbers, .* not {'loss': 'low'}"),
+    ],
+)
+def test_bad_arguments_of_best_are_named(
+    searched: qsearch.Study, arguments: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        searched.best(**arguments)
+
+
+def test_a_study_of_bytes_searches_and_shows_bytes(
+    space: qsearch.Space, loss: Loss, tmp_path: Path, searched: qsearch.Study
+) -> None:
+    ends = (searched.trials_dataframe()["bytes"].quantile(end) for end in (0.3, 0.8))
+    low, high = map(int, ends)
+    study = create(space, tmp_path, bits=None, bytes=(low, f"{high}B"))
+    trial = study.ask()
+    assert trial.file_bytes == space.file_bytes(trial.configuration)
+    assert f"{trial.average_bits:.4f} average bits, {trial.file_bytes / 1000:.1f} kB" in repr(trial)
+    study.tell(trial, loss(trial.configuration))
+    study.close()
+    study = create(space, tmp_path, bits=None, bytes=(low, high))
+    study.optimize(loss, trials=INITIAL + 2)
+    table = study.trials_dataframe()
+    assert table["bytes"].between(low, high).all()
+    front = study.front()
+    on_front = non_dominated(table[["loss", "bytes"]].to_numpy())
+    expected = table[on_front].sort_values("bytes")
+    assert [trial.file_bytes for trial in front] == expected["bytes"].tolist()
+    assert [trial.number for trial in front] == expected["trial"].tolist()
+    assert study.plot_front().layout.title.text == "Loss against file size, round 1"
+    assert read_study(tmp_path).size == "bytes"
+
+
+def test_an_interval_of_bits_may_be_of_a_study_of_bytes(
+    space: qsearch.Space, loss: Loss, tmp_path: Path, searched: qsearch.Study
+) -> None:
+    study = create(space, tmp_path, size="bytes")
+    study.optimize(loss, trials=TRIALS)
+    assert_frame_equal(values(study), values(searched))  # What is searched is the same.
+    table = study.trials_dataframe()
+    by_size = {}
+    for size in ("average_bits", "bytes"):
+        points = table[["loss", size]].to_numpy()
+        worst, least = points.max(axis=0), (0.0, points[:, 1].min())
+        by_size[size] = normalised_hypervolume(points, worst, least)
+    assert by_size["bytes"] == pytest.approx(by_size["average_bits"], rel=1e-3)
 
 
 def test_the_front_is_sorted_and_dominates_all_else(searched: qsearch.Study) -> None:
@@ -114,7 +217,9 @@ def test_commands_that_would_train_or_export_name_the_python_way(
     with pytest.raises(InputError, match=r"study.yaml: trainer.name: 'objective': .*create_study"):
         qsearch.run_study(spec, searched.directory)
     with pytest.raises(InputError, match=r"mine: the loss of this study is .* qsearch.quantized"):
-        export_configuration(searched.directory, Budget("bits", 4.5), tmp_path / "out", "merged")
+        export_configuration(
+            searched.directory, Criteria(Budget("bits", 4.5)), tmp_path / "out", "merged"
+        )
     assert not (tmp_path / "out").exists()
 
 
@@ -572,6 +677,16 @@ def test_continuing_needs_the_space(searched: qsearch.Study, loss: Loss) -> None
             {"bits": (30, 60)},
             r"bits: give \(low, high\) within the space's 2.5 to 8.5 .*\(30",
         ),
+        ({"bits": None}, r"give where to search, as bits=\(low, high\) or as bytes="),
+        ({"bytes": (6000, 9000)}, r"give where to search, as bits=\(low, high\) or as bytes="),
+        ({"bits": None, "bytes": 3}, r"bytes: give \(low, high\), such as .* not 3"),
+        ({"bits": None, "bytes": (5, 3)}, r"bytes: give \(low, high\), such as .*5, 3\)"),
+        ({"bits": None, "bytes": ("6MB", "9MB")}, r"bytes: \[6000000, 9000000\] lies outside"),
+        (
+            {"bits": None, "bytes": (6000, 9000), "size": "average_bits"},
+            "create_study: search: .*bytes is the interval of size: bytes",
+        ),
+        ({"size": "megabytes"}, "create_study: search.size: .* not 'megabytes'"),
         ({"bits": 3.0}, r"bits: give \(low, high\) .* not 3.0"),
         ({"bits": (5, 3)}, r"bits: give \(low, high\) .* not \(5, 3\)"),
         ({"initial": 1}, "create_study: search.initial: .* not 1"),

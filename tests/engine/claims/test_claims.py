@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -82,7 +83,23 @@ def test_no_measurable_loss_is_the_smallest_that_is_not_measurably_worse(
     assert claim.at_most == pytest.approx(claim.difference.high / claim.reference_loss)
     sentence = claim_sentence(claim, Footprint(8_000_000, 40_000_000, 1_000_000))
     assert f"over the same {EXAMPLES} examples" in sentence
+    assert claim.compared == len(ordered)
+    assert f"(95 % interval for all {len(ordered)} configurations at once)" in sentence
     assert sentence.endswith("In 16 bits the model takes 56.0 MB.")
+
+
+def test_a_configuration_off_the_front_may_be_the_smallest(
+    directory: Path, record: StudyRecord
+) -> None:
+    second = record.latest.sort_values("average_bits")["trial"].iloc[1]
+    # By its selection loss the smallest dominates it; over the same examples it is as good.
+    loss = record.trials["loss"].mask(record.trials["trial"] == second, 99.0)
+    dominated = replace(record, trials=record.trials.assign(loss=loss))
+    comparison = Comparison(directory, dominated)
+    for tolerance in (None, 0.05):
+        claim = no_measurable_loss(dominated, comparison, tolerance)
+        assert claim is not None
+        assert claim.row["trial"] == second
 
 
 def test_a_tolerance_holds_the_whole_interval(directory: Path, record: StudyRecord) -> None:
@@ -92,6 +109,12 @@ def test_a_tolerance_holds_the_whole_interval(directory: Path, record: StudyReco
     claim = no_measurable_loss(record, comparison, 0.02 / loss)
     assert claim is not None
     assert claim.difference.high <= 0.02
+    # The interval is wider than that of the same configuration alone, which is not enough.
+    alone = comparison.with_full_precision(int(claim.row["trial"]))
+    assert alone is not None
+    assert alone.high < claim.difference.high
+    closer = no_measurable_loss(record, comparison, (alone.high + 1e-6) / loss)
+    assert closer is None or closer.row["trial"] != claim.row["trial"]
 
 
 def test_a_baseline_has_what_is_as_good_in_fewer_bytes(
@@ -117,8 +140,18 @@ def test_a_baseline_has_what_is_as_good_in_fewer_bytes(
 def test_a_baseline_that_nothing_smaller_matches_is_said_to_be_so(
     directory: Path, record: StudyRecord
 ) -> None:
-    for claim in uniform_claims(record, Comparison(directory, record)):
+    smallest, *others = uniform_claims(record, Comparison(directory, record))
+    bits = record.latest["average_bits"]
+    assert smallest.baseline["average_bits"] == bits.min()
+    assert re.fullmatch(
+        r"The last finished round has nothing smaller than uniform \d bits, [\d.]+ kB"
+        r" \([\d.]+ average bits\)\.",
+        uniform_sentence(smallest),
+    )
+    assert others
+    for claim in others:
         assert claim.row is None
+        assert claim.smaller == (bits < claim.baseline["average_bits"]).sum()
         assert uniform_sentence(claim).startswith("No smaller configuration is as good as uniform ")
 
 
@@ -136,13 +169,29 @@ def test_pick_within_a_share_is_the_claim(directory: Path, record: StudyRecord) 
     assert values["trial"] == claim.row["trial"]
     assert values["difference"]["high"] == claim.difference.high
     lines = command_here("pick", directory, "--within", "0.1").output
-    assert "nats from full precision (95 % interval)" in lines
+    at_once = f"(95 % interval for all {len(own.latest)} configurations at once)"
+    assert f"nats from full precision {at_once}" in lines
+    trial = command_here("pick", directory, "--trial", str(claim.row["trial"])).output
+    assert "nats from full precision (95 % interval)" in trial
+
+
+def test_nothing_beyond_the_share_may_be_as_good(directory: Path) -> None:
+    own = read_study(directory)
+    trials = own.trials.assign(estimated_loss=own.trials["loss"], estimated_loss_std=9.0)
+    write_study(directory, replace(own, trials=trials))
+    values = json.loads(command_here("pick", directory, "--within", "10%", "--json").output)
+    assert values["average_bits"] > own.latest["average_bits"].min()
+    assert values["smallest_alike"]["trial"] == values["trial"]
+    # By the uncertainty alone, the smallest of all may be as good.
+    trial = ["--trial", str(values["trial"])]
+    unlimited = json.loads(command_here("pick", directory, *trial, "--json").output)
+    assert unlimited["smallest_alike"]["average_bits"] == own.latest["average_bits"].min()
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--within", "0.001%"], "no configuration's 95 % interval is within 0.0000 nats of full"),
+        (["--within", "0.001%"], "configurations at once is within 0.0000 nats of full precision"),
         (["--within", "200%"], "give a share of the loss, such as 1% or 0.01"),
         (["--within", "few"], "give a share of the loss, such as 1% or 0.01"),
         (["--within", "1%", "--bits", "3"], "--within picks by the loss; leave budgets"),
@@ -152,6 +201,16 @@ def test_a_share_that_cannot_be_picked_by_is_refused(
     directory: Path, arguments: list[str], message: str
 ) -> None:
     assert message in command_here("pick", directory, *arguments).refused()
+
+
+def test_export_and_evaluate_take_the_pick_within_a_share(directory: Path, tmp_path: Path) -> None:
+    share = [directory, "--within", "10%"]
+    trial = json.loads(command_here("pick", *share, "--json").output)["trial"]
+    assert command_here("export", *share, "--to", tmp_path / "out", "--format", "json").code == 0
+    facts = json.loads((tmp_path / "out" / "qsearch.json").read_text())
+    assert (facts["trial"], facts["budget"], facts["within"]) == (trial, None, 0.1)
+    models = json.loads(command_here("evaluate", *share, "--json").output)["models"]
+    assert models[0]["name"] == f"trial {trial}"
 
 
 def test_pick_within_needs_scores_of_examples(finished: Path) -> None:

@@ -61,7 +61,7 @@ def test_training_that_has_not_converged(record: StudyRecord, tmp_path: Path) ->
 
 def test_examples_that_are_few_for_the_claim(record: StudyRecord, tmp_path: Path) -> None:
     row = record.latest.iloc[0]
-    rough = Claim(row, PairedDifference(0.0, 0.05, -0.1, 0.1, 12), 1.0)
+    rough = Claim(row, PairedDifference(0.0, 0.05, -0.1, 0.1, 12), 1.0, 1)
     assert warnings(record, tmp_path, rough) == (
         "12 examples are few: a loss up to 10 % higher would not be noticed",
     )

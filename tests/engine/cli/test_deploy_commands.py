@@ -128,6 +128,23 @@ def test_pick_says_the_estimated_loss_and_which_smaller_one_may_be_as_good(
     assert f"{least:.4f} average bits: its loss is within the uncertainty" in output
 
 
+@pytest.mark.parametrize("limit", ["accuracy", None])
+def test_what_may_be_as_good_keeps_the_limits_of_the_user(
+    limit: str | None, qsearch, record: StudyRecord, tmp_path: Path
+) -> None:
+    sizes = record.trials["average_bits"]
+    trials = record.trials.assign(
+        estimated_loss=record.trials["loss"], estimated_loss_std=9.0, accuracy=sizes / 10
+    )
+    write_study(tmp_path, replace(record, trials=trials))
+    bits = sorted(record.latest["average_bits"])
+    least = bits[3] / 10  # Three smaller ones do not keep it.
+    options = ["--bits", "6"] + ([] if limit is None else ["--min", f"accuracy={least}"])
+    found = json.loads(qsearch("pick", tmp_path, *options, "--json").output)
+    assert found["average_bits"] > bits[3]
+    assert found["smallest_alike"]["average_bits"] == (bits[0] if limit is None else bits[3])
+
+
 def test_where_output_is_piped_each_layer_is_whole_on_a_line(
     qsearch, finished: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -224,6 +241,7 @@ def test_a_trial_is_picked_and_exported_with_its_figures_by_its_number(
     facts = read_json(exported("--trial", str(row["trial"])) / "qsearch.json")
     assert facts | row_values(record, row) == facts
     assert facts["budget"] == {"kind": "trial", "limit": row["trial"], "tokens": None}
+    assert (facts["limits"], facts["within"]) == ([], None)
 
 
 def test_a_trial_that_the_latest_round_did_not_complete_is_refused_with_the_reason(
@@ -487,3 +505,69 @@ def test_pick_refuses_limits_that_nothing_keeps(
     code, _, errors = qsearch("pick", finished, *options)
     assert code == 2
     assert re.search(message, " ".join(errors.split()))
+
+
+# export and evaluate, by what pick is for
+
+
+@pytest.mark.parametrize(
+    ("options", "limits"),
+    [
+        (("--min-accuracy", "{median}"), 1),
+        (("--bits", "6", "--max", "accuracy={median}", "--max", "loss=9"), 2),
+        (("--bytes", "30kB", "--min", "accuracy={median}"), 1),
+        (("--memory", "40kB", "--tokens", "7"), 0),
+    ],
+)
+def test_export_and_evaluate_take_what_pick_takes(
+    qsearch,
+    picked,
+    exported,
+    finished: Path,
+    record: StudyRecord,
+    options: tuple[str, ...],
+    limits: int,
+) -> None:
+    given = [option.format(median=record.latest["accuracy"].median()) for option in options]
+    trial = picked(*given)["trial"]
+    facts = read_json(exported(*given) / "qsearch.json")
+    assert facts["trial"] == trial
+    assert len(facts["limits"]) == limits
+    assert (facts["budget"] is None) == (given[0] == "--min-accuracy")
+    models = json.loads(qsearch("evaluate", finished, *given, "--json").output)["models"]
+    assert models[0]["name"] == f"trial {trial}"
+
+
+def test_each_budget_of_a_sweep_keeps_the_limits(exported, record: StudyRecord) -> None:
+    most = float(record.latest["accuracy"].median())
+    out = exported("--sweep", "4,6", "--max", f"accuracy={most}")
+    fitting = record.latest[record.latest["accuracy"] <= most]
+    for entry in read_json(out / "index.json")["budgets"]:
+        within = fitting[fitting["average_bits"] <= entry["bits"]]
+        assert entry["loss"] == within["loss"].min()
+        facts = read_json(out / entry["folder"] / "qsearch.json")
+        assert facts["limits"] == [{"metric": "accuracy", "side": "max", "value": most}]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--min-accuracy", "2"), "--min accuracy=2: the greatest accuracy of the last finished"),
+        (("--within", "1%", "--bits", "4"), "--within picks by the loss; leave budgets and limits"),
+        (("--within", "1%", "--max-kl", "4"), "--within picks by the loss; leave budgets and lim"),
+        (("--within", "much"), "--within 'much': give a share of the loss"),
+        ((), "give one budget, --bits, --bytes or --memory, or a --trial; got none"),
+    ],
+)
+def test_what_nothing_can_be_picked_by_is_refused_alike(
+    qsearch, finished: Path, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    for command in (["pick"], ["evaluate"], ["export", "--to", tmp_path / "out"]):
+        errors = qsearch(command[0], finished, *command[1:], *options).refused()
+        assert re.search(message, " ".join(errors.split()))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_share_excludes_a_sweep_too(qsearch, finished: Path, tmp_path: Path) -> None:
+    errors = qsearch("export", finished, "--within", "1%", "--sweep", "3,4", "--to", tmp_path / "o")
+    assert "--within picks by the loss; leave budgets and limits out" in errors.refused()

@@ -80,6 +80,11 @@ def test_without_a_terminal_phases_and_the_end_are_lines(drawn) -> None:
             {"trial": 3, "attempt": 2, "reason": "slow"},
             "round 2: trial 3 failed at attempt 2 and is tried again: slow",
         ),
+        (
+            EventKind.REFERENCE_FAILED,
+            {"reason": "memory"},
+            "round 2: the model that evaluations are compared with could not be evaluated: memory",
+        ),
         (EventKind.WORKER_LOST, {"reason": "killed"}, "round 2: a worker is lost: killed"),
         (EventKind.WORKER_GIVEN_UP, {"reason": "gone"}, "round 2: a worker is given up: gone"),
         (EventKind.WAITING_FOR_WORKERS, {}, "round 2: waiting for workers"),

@@ -18,6 +18,8 @@ def test_status_says_how_far_a_study_is(qsearch, finished: Path) -> None:
     assert f"{len(record.trials)} completed, 0 failed" in output
     assert f"{record.rounds[-1].hypervolume:.4f}" in output
     assert "finished at" in output
+    searched = next(line for line in output.splitlines() if line.startswith("searched"))
+    assert searched.split()[1:] == ["2.25", "to", "6", "average", "bits"]
     running = next(line for line in output.splitlines() if line.startswith("running"))
     assert running.split() == ["running", "no"]
 

@@ -190,8 +190,8 @@ def test_json_has_what_docs_list(running: StudyStatus) -> None:
     assert set(values) == {
         "name", "running", "died", "finished", "phase", "rounds_finished", "rounds", "completed",
         "failed", "evaluations", "configurations", "on_front", "hypervolumes", "reference_point",
-        "spent_seconds", "limit_seconds", "phase_seconds_left", "seconds_left", "end",
-        "may_end_sooner", "failures", "last_event", "version", "time",
+        "average_bits", "bytes", "spent_seconds", "limit_seconds", "phase_seconds_left",
+        "seconds_left", "end", "may_end_sooner", "failures", "last_event", "version", "time",
     }  # fmt: skip
     assert set(values["phase"]) == {"name", "round", "done", "total", "per_minute", "since"}
     assert values["running"]["process"] == os.getpid()

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError, QsearchError
@@ -178,7 +179,7 @@ def test_check_reports_layers_space_memory_and_time() -> None:
     assert lines["layers"].startswith("8 quantizable, 0.1 M weights, roles key, output, query")
     # Two blocks of four layers with two knobs of several values; eight choices each.
     assert lines["space"].startswith("16 variables in 8 groups, 10^7 configurations, 2.25 to 8.5")
-    assert lines["rounds"] == "2, about 16 evaluations"
+    assert lines["rounds"] == "2, about 18 evaluations"
     assert lines["memory"] == "about 1.0 GiB"
     assert "on this machine's CPU" in lines["time"]
     assert lines["note"] == "needs nothing"
@@ -245,6 +246,29 @@ def test_check_asks_an_export_format_about_the_space(monkeypatch: pytest.MonkeyP
         check_study(spec, "my.yaml", ["jsn"])
 
 
+@pytest.mark.parametrize(
+    ("search", "evaluations"),
+    [
+        # A round after the first has the set and 2 baselines, but no more than there are.
+        ({"initial": 5, "candidates": 1, "rounds": 3}, 6 + 7 + 8),
+        ({"initial": 5, "candidates": 9, "rounds": 3}, 14 + 2 * (5 + 2 + 9)),
+        ({"initial": 5, "candidates": 9, "rounds": 3, "keep": "all"}, 14 + 23 + 32),
+        ({"initial": {"uniform": [2.5, 4.5], "random": 3}, "candidates": 9}, 14 + 5 + 2 + 9),
+    ],
+)
+def test_check_counts_baselines_of_later_rounds(search: dict[str, Any], evaluations: int) -> None:
+    changes = {f"search__{name}": value for name, value in search.items()}
+    rounds = search.get("rounds", 2)
+    lines = dict(check_study(study_spec(**changes), "my.yaml"))
+    assert lines["rounds"] == f"{rounds}, about {evaluations} evaluations"
+
+
+def test_what_check_counts_is_what_a_study_without_losers_evaluates(finished: Path) -> None:
+    made = len(read_study(finished).trials)
+    lines = dict(check_study(study_spec(), "my.yaml"))
+    assert lines["rounds"] == f"2, about {made} evaluations"
+
+
 def test_check_counts_the_memory_that_each_configuration_keeps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,7 +285,9 @@ def test_check_counts_the_memory_that_each_configuration_keeps(
 
 
 def test_export_writes_the_picked_configuration(finished: Path, tmp_path: Path) -> None:
-    row = export_configuration(finished, Budget("bits", 4.0), tmp_path / "new" / "out", "json")
+    row = export_configuration(
+        finished, Criteria(Budget("bits", 4.0)), tmp_path / "new" / "out", "json"
+    )
     best = best_under(read_study(finished), 4.0)
     assert int(row["trial"]) == int(best["trial"])
     written = json.loads((tmp_path / "new" / "out" / "configuration.json").read_text())
@@ -275,7 +301,7 @@ def test_an_export_into_a_file_is_refused(finished: Path, tmp_path: Path) -> Non
     (tmp_path / "file").write_text("mine")
     for target, said in (("file", "not an empty folder"), ("file/out", "cannot be written")):
         with pytest.raises(InputError, match=said):
-            export_configuration(finished, Budget("bits", 4.0), tmp_path / target, "json")
+            export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / target, "json")
     assert (tmp_path / "file").read_text() == "mine"
 
 
@@ -288,7 +314,7 @@ def test_failed_export_leaves_nothing(
 
     monkeypatch.setattr(load_plugin("exporters", "json"), "write", fail)
     with pytest.raises(QsearchError, match="No space left on device; make room") as caught:
-        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+        export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
     assert not isinstance(caught.value, InputError)
     assert list(tmp_path.iterdir()) == []
 
@@ -303,7 +329,7 @@ def test_full_disk_while_tensors_are_written_is_an_input_error(
         # safetensors reports this as it reports a full disk: an error of its own.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         with pytest.raises(InputError, match=r"out: cannot be written: .*File too large"):
-            export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+            export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
 
     monkeypatch.setattr(load_plugin("exporters", "json"), "write", fill)
     assert in_child(export) == 0
@@ -315,4 +341,4 @@ def test_exported_study_is_read_as_it_stands(finished: Path, tmp_path: Path) -> 
     _, _, text = (copy / "study.yaml").read_text().partition("\n")
     text = text.replace("name: none", "name: ${QSEARCH_NOT_SET}")
     (copy / "study.yaml").write_bytes(yaml_with_checksum(text))
-    export_configuration(copy, Budget("bits", 4.0), tmp_path / "out", "json")
+    export_configuration(copy, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")

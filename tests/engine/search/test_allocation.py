@@ -136,7 +136,7 @@ def test_solver_that_finds_nothing_is_an_error(monkeypatch: pytest.MonkeyPatch) 
     class Nothing:
         x, status, message = None, 2, "infeasible"
 
-    monkeypatch.setattr("qsearch.search.allocation.milp", lambda *_, **__: Nothing)
+    monkeypatch.setattr("scipy.optimize.milp", lambda *_, **__: Nothing)
     with pytest.raises(QsearchError, match="allocator failed at 4 average bits: infeasible"):
         allocate(SMALL, random_scores(0), 4.0)
 

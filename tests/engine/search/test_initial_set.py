@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
-from qsearch.search.initial_set import initial_configurations, named_configurations
+from qsearch.search.initial_set import initial_configurations, named_configurations, require_two
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.search_spec import InitialSpec
@@ -110,8 +110,10 @@ def test_a_coarse_space_gives_only_what_lies_in_the_interval() -> None:
 
 
 def test_an_interval_that_holds_nothing_is_refused() -> None:
-    with pytest.raises(InputError, match=r"average_bits: found 0 configurations in \[5, 8\]"):
-        first_set(6, bits=(5, 8), space=ONE_LAYER)
+    empty = first_set(6, bits=(5, 8), space=ONE_LAYER)
+    with pytest.raises(InputError, match=r"mine: \[5, 8\] has 0 of the two or more configurations"):
+        require_two(empty, "mine: [5, 8]")
+    require_two(first_set(6, bits=(3, 4), space=ONE_LAYER), "mine: [3, 4]")
 
 
 def named(**fields: object) -> list[tuple[str, Integers]]:

@@ -18,7 +18,7 @@ from qsearch.spec.search_spec import SearchSpec
 from qsearch.spec.stopping import out_of_time, round_shares, rounds_without_gain, stop_reason
 from qsearch.spec.study_spec import load_spec
 from qsearch.study.run import run_spec
-from tests.engine.fake_study import events_of, in_child, results, study_spec
+from tests.engine.fake_study import SMALL, events_of, in_child, results, study_spec
 from tests.engine.spec.stopping_studies import CHANGES, FIRST_ROUND, die_at, reason, run
 
 EVALUATION = ["trial", "round", "configuration", "status", "loss"]
@@ -121,6 +121,20 @@ def test_budget_makes_the_first_evaluations_of_the_unlimited_study(
     assert record.latest["on_front"].any()
     # Failures use the budget.
     assert (unlimited.head(FIRST_ROUND)["status"] == "failed").any()
+
+
+@pytest.mark.parametrize(("left", "baselines", "candidates"), [(8, 0, 0), (9, 1, 0), (10, 1, 1)])
+def test_baselines_come_after_the_set_and_before_candidates(
+    left: int, baselines: int, candidates: int, tmp_path: Path
+) -> None:
+    initial = {"uniform": [2.3, 2.5, 3.3, 3.5, 4.3, 4.5], "random": 4}
+    changes = SMALL | {"search__initial": initial, "search__keep": "front"}
+    spec = study_spec(**changes, search__stop={"evaluations": 12 + left})
+    record = run_spec(spec, tmp_path)
+    training_set = record.rounds[1].training_set
+    assert len(training_set) == 8
+    rows = record.latest[~record.latest["trial"].isin(training_set)]
+    assert rows["method"].tolist() == ["uniform"] * baselines + ["search"] * candidates
 
 
 def run_killed(directory: Path, deaths: tuple[int, ...], **stop: Any) -> None:

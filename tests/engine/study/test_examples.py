@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +14,11 @@ import pytest
 from qsearch.api.creation import load_study
 from qsearch.claims.paired_difference import paired_scores
 from qsearch.deployment.selection import best_under
-from qsearch.errors import DamagedFileError, InputError
+from qsearch.errors import DamagedFileError, EvaluationError, InputError
 from qsearch.experiment.loading import read_experiment
 from qsearch.experiment.url import sqlite_url
 from qsearch.plugins.evaluation import ExampleScores
+from qsearch.plugins.registry import load_plugin
 from qsearch.search.pareto import reference_point
 from qsearch.sharing.archive import archive_study, restore_archive
 from qsearch.storage import example_scores
@@ -26,6 +29,7 @@ from qsearch.storage.example_scores import (
 )
 from qsearch.storage.paths import examples_path, reference_examples_path, reference_path
 from qsearch.storage.study_record import read_study
+from qsearch.study.reference import prepare_reference
 from qsearch.study.run import run_spec
 from tests.engine.fake_study import SMALL, Stop, events_of, results, stopping_at, study_spec
 
@@ -107,6 +111,46 @@ def test_the_reference_is_made_before_evaluations_and_reported(comparing: Path) 
     assert read_reference_scores(comparing).losses == (0.25, 0.25)
     first, *_ = events_of(comparing, "measured the reference")
     assert (first["examples"], first["compared"]) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"),
+    [
+        (None, ("measured the reference", {"examples": 0, "compared": 0})),
+        (
+            EvaluationError("no memory"),
+            ("reference failed", {"reason": "EvaluationError: no memory"}),
+        ),
+        (
+            DamagedFileError("checksum"),
+            ("reference failed", {"reason": "DamagedFileError: checksum"}),
+        ),
+    ],
+    ids=["nothing is compared", "failed", "refused"],
+)
+def test_measuring_the_reference_ends_with_an_event(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    outcome: Exception | None,
+    expected: tuple[str, dict[str, Any]],
+) -> None:
+    def prepare(trainer: Any, directory: Path) -> None:
+        if outcome is not None:
+            raise outcome
+
+    trainer = load_plugin("trainers", "comparing")
+    monkeypatch.setattr(trainer, "prepare_reference", prepare)
+    events: list[tuple[str, dict[str, Any]]] = []
+    study: Any = SimpleNamespace(
+        directory=tmp_path,
+        components=SimpleNamespace(trainer=trainer.__new__(trainer)),
+        emit=lambda kind, **fields: events.append((kind, fields)),
+    )
+    refused = isinstance(outcome, DamagedFileError)
+    with pytest.raises(DamagedFileError) if refused else nullcontext():
+        prepare_reference(study)
+    assert [kind for kind, _ in events] == ["measuring the reference", expected[0]]
+    assert events[1][1].items() >= expected[1].items()
 
 
 def test_a_stopped_study_comes_to_the_same_results(comparing: Path, tmp_path: Path) -> None:

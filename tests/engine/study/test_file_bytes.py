@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,9 +12,12 @@ from hypothesis import strategies as st
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch.errors import InputError
+from qsearch.monitoring.status import study_status
+from qsearch.monitoring.status_text import status_lines
 from qsearch.plugins.components import build_components, space_of
 from qsearch.plugins.footprint import Footprint
 from qsearch.space.layers import LayerSpec
+from qsearch.spec.study_spec import load_spec
 from qsearch.study.file_bytes import FileBytes
 from qsearch.study.run import run_spec
 from tests.engine.fake_study import SMALL, study_spec
@@ -73,6 +77,12 @@ def test_a_study_of_an_interval_of_bytes_stays_in_it(tmp_path: Path) -> None:
     expected = 1200 + record.trials["average_bits"] * weights / 8
     assert np.allclose(record.trials["bytes"], expected)
     assert len(set(record.trials["average_bits"])) > 5
+    # Average bits follow from the model's size, which the resolved study does not know.
+    assert load_spec(tmp_path / "study.yaml").search.average_bits is None
+    status = study_status(tmp_path)
+    assert status.bytes == (14_000, 20_000)
+    assert status.average_bits == record.searched_bits == pytest.approx((25 / 7, 5.25), abs=0.05)
+    assert dict(status_lines(status))["searched"].endswith(" average bits, from 14.0 kB to 20.0 kB")
 
 
 def test_a_trainer_that_does_not_say_its_size_searches_average_bits(tmp_path: Path) -> None:
@@ -91,6 +101,28 @@ def test_the_interval_may_be_of_either_size_but_not_of_both() -> None:
         study_spec(search__bytes=[1, 2], search__average_bits=None)
     assert study_spec(search__average_bits=None).search.bits == (2.25, 7.25)
     assert build_components(study_spec(**both, search__average_bits=None)).spec.search.bits is None
+
+
+@pytest.mark.parametrize(
+    ("interval", "message"),
+    [
+        (
+            {"size": "bytes", "bytes": ["9.41kB", 9_420], "average_bits": None},
+            r"search\.bytes: \[9410, 9420\] \(\[2\.29\d+, 2\.29\d+\] average bits\) has 0 of the",
+        ),
+        (
+            {"average_bits": [3.0001, 3.0002]},
+            r"search\.average_bits: \[3\.0001, 3\.0002\] has 0 of",
+        ),
+    ],
+    ids=["bytes", "average bits"],
+)
+def test_a_narrow_interval_is_refused_by_its_own_name(
+    interval: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    fields = {f"search__{name}": value for name, value in interval.items()}
+    with pytest.raises(InputError, match=message):
+        run_spec(study_spec(**SMALL, **fields), tmp_path)
 
 
 def test_a_study_of_bytes_that_was_refused_may_be_corrected(tmp_path: Path) -> None:

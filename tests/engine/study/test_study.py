@@ -27,6 +27,7 @@ from qsearch.search.pareto import (
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.directory import has_results
+from qsearch.storage.paths import LOG
 from qsearch.storage.study_record import read_study, row_configuration
 from qsearch.study import results as study_results
 from qsearch.study.run import run_spec
@@ -143,6 +144,17 @@ def test_a_round_that_trains_nothing_evaluates_nothing_again(
     assert len(evaluated) == rows["trial"].nunique()
     columns = ["loss", "standard_error"]
     assert (rows.groupby("trial")[columns].nunique() == 1).all(axis=None)
+    # What a round takes over belongs to the phase in which it evaluates its set.
+    for entry in record.rounds[1:]:
+        lines = [line for line in read_events(tmp_path / LOG) if line["round"] == entry.round]
+        kinds = [line["event"] for line in lines]
+        start, end = kinds.index("evaluating the set"), kinds.index("searching")
+        of_set = [line for line in lines[start:end] if line["event"] == "evaluated"]
+        assert kinds[:start].count("evaluated") == 0
+        total = lines[start]["total"]
+        assert [line["done"] for line in of_set] == list(range(1, total + 1))
+        assert {line["total"] for line in of_set} == {total}
+        assert {line["trial"] for line in of_set} >= set(entry.training_set)
 
 
 def test_a_baseline_that_failed_is_not_evaluated_again(tmp_path: Path) -> None:

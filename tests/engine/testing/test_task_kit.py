@@ -52,6 +52,9 @@ class Signs:
         right = (logits.argmax(1) == batch["labels"]).float()
         return Scores(losses, torch.ones_like(losses), {"accuracy": right})
 
+    def example_weights(self, batch):
+        return torch.ones(len(batch["labels"]), dtype=torch.int64)
+
     def summarise(self, scores):
         right = scores.metrics["accuracy"]
         return {
@@ -141,6 +144,9 @@ FAULTS = {
             )
         ),
         "weights": results(score=lambda right, *_: replace(right, weights=0 * right.weights)),
+        "weights before the batch is scored": other(
+            example_weights=lambda _, batch: 2 * torch.ones(len(batch["labels"]))
+        ),
         "losses, again": results(
             score=lambda right, *_: replace(right, losses=right.losses + next(numbers))
         ),

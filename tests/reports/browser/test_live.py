@@ -183,7 +183,7 @@ def test_new_results_are_shown_without_a_reload_where_the_reader_was_and_as_it_w
     # What is drawn above the reader may still move what the reader sees.
     assert abs(page.report("report.scrollY") - 600) < 200
     assert page.driver.execute_script("return window.mine")
-    assert len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1
+    page.wait(lambda: len(page.driver.find_elements(By.TAG_NAME, "iframe")) == 1)
     assert page.errors() == []
     assert [request for request in page.requests() if not request.startswith(url)] == []
 

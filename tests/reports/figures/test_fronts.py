@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 from qsearch_reports.figures import front_figure, front_ranges
+from qsearch_reports.figures.fronts import latest_front_figure
 from qsearch_reports.frames import latest_points, points_frame, segment_edges
 
 
@@ -59,3 +62,11 @@ def test_a_front_by_bytes_has_the_same_points_and_segments_at_their_bytes(result
     lines = [shape.x0 for shape in by_bytes.layout.shapes]
     assert lines == list(edges["bytes"])
     assert by_bytes.layout.xaxis.ticksuffix == "B"
+
+
+def test_the_latest_front_is_against_the_size_of_the_study(results):
+    record = replace(results.record, size="bytes")
+    by_bytes = latest_front_figure(record, results.footprint)
+    assert by_bytes.layout.title.text == "Loss against file size, round 4"
+    assert min(by_bytes.data[0].x) == latest_points(points_frame(record))["bytes"].min()
+    assert latest_front_figure(record).layout.title.text == "Loss against average bits, round 4"

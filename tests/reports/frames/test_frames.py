@@ -114,7 +114,7 @@ def test_headline_names_the_fewest_bits_close_to_the_best_loss(record):
 
 def test_headline_names_what_has_no_measurable_loss_where_that_is_known(record):
     row = record.latest.iloc[3]
-    claim = Claim(row, PairedDifference(0.01, 0.01, -0.01, 0.03, 100), 0.3)
+    claim = Claim(row, PairedDifference(0.01, 0.01, -0.01, 0.03, 100), 0.3, 14)
     head = frames.headline(record, Claims(claim))
     assert head.named.equals(row)
     assert head.claim == claim

@@ -77,6 +77,11 @@ def test_a_phase_whose_work_is_done_is_complete_where_the_study_stops() -> None:
     assert spans(replay([*ROUND[:3], at(15, "stopped")]))[-1] == (Phase.TRAINING, 14.0, True)
 
 
+def test_a_reference_that_failed_is_not_a_phase_in_which_the_study_stopped() -> None:
+    lines = [*ROUND[:3], at(12, "measuring the reference"), at(14, "reference failed")]
+    assert spans(replay([*lines, at(15, "stopped")]))[-1] == (Phase.REFERENCE, 3.0, True)
+
+
 MEASURING = "measuring quantization error"
 
 

@@ -71,14 +71,14 @@ def test_the_first_sentence_answers_how_few_bits_are_enough(record: StudyRecord)
 
 def test_a_claim_is_a_paired_difference_with_its_interval(record: StudyRecord) -> None:
     row = record.latest.iloc[0]
-    claim = Claim(row, PairedDifference(0.0012, 0.0052, -0.0092, 0.0116, 384), 0.4)
+    claim = Claim(row, PairedDifference(0.0012, 0.0052, -0.0092, 0.0116, 384), 0.4, 14)
     footprint = Footprint(8_000_000, 40_000_000, 1_000_000)
     text = answer(headline(record, Claims(claim)), footprint)
     assert text == (
         f"No measurable loss at {row['bytes'] / 1e6:.1f} MB ({row['average_bits']:.2f} average"
         " bits): compared with full precision over the same 384 examples, the loss differs by"
-        " +0.0012 ± 0.0104 nats (95 % interval), so it is at most 2.9 % higher. In 16 bits the"
-        " model takes 56.0 MB."
+        " +0.0012 ± 0.0104 nats (95 % interval for all 14 configurations at once), so it is at most"
+        " 2.9 % higher. In 16 bits the model takes 56.0 MB."
     )
 
 
@@ -99,18 +99,24 @@ def test_baselines_stand_next_to_what_is_as_good(record: StudyRecord) -> None:
     claims = Claims(
         uniform=(
             UniformClaim("uniform 2 bits", small),
+            UniformClaim("uniform 3 bits", large, smaller=5),
             UniformClaim(
-                "uniform 8 bits", large, small, PairedDifference(-0.01, 0.01, -0.03, 0.01, 9)
+                "uniform 8 bits", large, small, PairedDifference(-0.01, 0.01, -0.03, 0.01, 9), 5
             ),
-        )
+        ),
+        warnings=("training has not converged",),
     )
     study = StudyResults(record=record, directory="runs/a", claims=claims)
     text = " ".join(text_summary([study]).split())
-    assert "No smaller configuration is as good as uniform 2 bits, " in text
+    assert "converged The last finished round has nothing smaller than uniform 2 bits, " in text
+    assert "No smaller configuration is as good as uniform 3 bits, " in text
     saved = 1 - small["bytes"] / large["bytes"]
     assert f"with {100 * saved:.0f} % fewer bytes: " in text
     assert "-0.0100 ± 0.0200 nats." in text
-    assert "### Compared with uniform quantization" in markdown_summary([study])
+    markdown = markdown_summary([study])
+    assert "### Compared with uniform quantization" in markdown
+    assert re.search("uniform 2 bits.*nothing smaller in the round", markdown)
+    assert re.search("uniform 3 bits.*none smaller", markdown)
 
 
 def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
@@ -118,6 +124,8 @@ def test_every_figure_of_the_headline_is_there(record: StudyRecord) -> None:
     facts = dict(re.findall(r"^(\w[\w ]*?)  +(.+)$", text, re.MULTILINE))
     assert facts["evaluations"] == f"{head.evaluations} completed, {head.failed} failed"
     assert facts["configurations"].startswith(f"{head.configurations}, {head.on_front} on the")
+    low, high = record.searched_bits or (math.nan, math.nan)
+    assert facts["searched"] == f"{low:.4g} to {high:.4g} average bits"
     assert facts["hypervolume"].startswith(f"{head.hypervolume:.4f} from (loss 0.9, 7.5 ")
     assert facts["rounds"] == f"{head.rounds} in {head.seconds / 60:.1f} minutes"
     assert facts["model"] == record.model
