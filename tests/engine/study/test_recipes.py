@@ -65,7 +65,8 @@ def test_the_command_line_takes_what_pick_prints(tmp_path: Path) -> None:
     assert command_here("run", yaml, "--out", out).code == 0
     picked = command_here("pick", out, "--bits", "3", "--json")
     (tmp_path / "picked.json").write_text(picked.output)
-    options = ("--from-recipe", tmp_path / "picked.json", "--set", "seed=9")
+    # From anywhere, by any path: a study resumes with the same file.
+    options = ("--from-recipe", out / ".." / "picked.json", "--set", "seed=9")
     again = command_here("run", yaml, "--out", tmp_path / "again", *options)
     assert again.code == 0, again.errors
     resolved = load_spec(tmp_path / "again" / "study.yaml", resolved=True)
