@@ -23,6 +23,9 @@ from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
 from qsearch.surrogate.surrogate import Surrogate
 
+_BUDGET_WINDOW = 0.01
+"""Share of the searched interval, right below a budget, that a local search is made in."""
+
 
 @dataclass(frozen=True)
 class SearchSettings:
@@ -31,7 +34,8 @@ class SearchSettings:
     The pool has ``starts`` local searches, each within a window of average bits of its own. Each
     takes at most ``steps`` steps, and a step moves at most ``moves`` groups. Allocations are made
     at ``allocations`` budgets. Every n-th candidate (``empty_segment_share``) goes to a segment
-    without any evaluated configuration; 0 for none.
+    without any evaluated configuration; 0 for none. Every second candidate is the one of least
+    estimated loss within one of ``budgets`` (average bits), which take turns.
     """
 
     starts: int = 12
@@ -39,6 +43,7 @@ class SearchSettings:
     moves: int = 1024
     allocations: int = 40
     empty_segment_share: int = 4
+    budgets: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,12 +74,12 @@ def candidate_pool(
     known = evaluated.index
     score = acquisition(surrogate, space, known, evaluated.loss, bits)
     best_known = known[non_dominated(estimated_points(surrogate, space, known))]
-    budgets = np.linspace(*bits, settings.allocations).tolist()
+    budgets = [*np.linspace(*bits, settings.allocations).tolist(), *settings.budgets]
     by_group = [surrogate.features.proxy.numpy(), surrogate.mean_table]
     allocations = np.concatenate([relaxed_allocations(space, table, budgets) for table in by_group])
     random = sample_configurations(space, max(settings.starts // 3, 1), bits, generator)
     sources = np.concatenate([best_known, allocations, random])
-    starts, windows = _windowed_starts(score, sources, bits, settings.starts)
+    starts, windows = _windowed_starts(score, sources, bits, settings)
     taken = np.concatenate([known, evaluated.exclude])
     climbed, _ = local_search(score, starts, settings.steps, settings.moves, taken, windows)
     pool = np.concatenate([climbed, allocations, random])
@@ -82,13 +87,21 @@ def candidate_pool(
 
 
 def _windowed_starts(
-    score: Improvement, sources: Integers, bits: tuple[float, float], count: int
+    score: Improvement, sources: Integers, bits: tuple[float, float], settings: SearchSettings
 ) -> tuple[Integers, Floats]:
-    """Return the best-scored source in each of equal windows of average bits, and the windows."""
-    edges = np.linspace(*bits, count + 1)
-    values, window = score(sources), segment_of(score.space.average_bits(sources), edges)
-    usable = np.isfinite(values)
-    numbers = np.unique(window[usable])
-    members = [np.flatnonzero((window == number) & usable) for number in numbers]
-    best = [int(rows[values[rows].argmax()]) for rows in members]
-    return sources[best], np.column_stack([edges[numbers], edges[numbers + 1]])
+    """Return the best-scored source in each window of average bits that has one, and its window.
+
+    The windows are equal ones, and those right below budgets.
+    """
+    edges, high = np.linspace(*bits, settings.starts + 1), np.array(settings.budgets)
+    below = np.column_stack([high - _BUDGET_WINDOW * (bits[1] - bits[0]), high])
+    values, average = score(sources), score.space.average_bits(sources)
+    window, usable = segment_of(average, edges), np.isfinite(values)
+    members = [np.flatnonzero((window == number) & usable) for number in range(settings.starts)]
+    members += [
+        np.flatnonzero((average >= low) & (average <= high) & usable) for low, high in below
+    ]
+    windows = np.concatenate([np.column_stack([edges[:-1], edges[1:]]), below])
+    some = [number for number, rows in enumerate(members) if len(rows)]
+    best = [int(members[number][values[members[number]].argmax()]) for number in some]
+    return sources[best], windows[some]

@@ -42,6 +42,12 @@ def next_candidate(
     score = acquisition(surrogate.fantasise(pending), space, known, evaluated.loss, bits)
     excluded = np.concatenate([known, evaluated.exclude])
     taken = {row.tobytes() for row in excluded}
+    if settings.budgets and len(pending) % 2 == 0:
+        budget = settings.budgets[len(pending) // 2 % len(settings.budgets)]
+        within = pool[space.average_bits(pool) <= budget]
+        best, _ = best_new(within, -surrogate.predict(within)[0].numpy(), taken, 1)
+        if len(best):
+            return np.asarray(best[0])
     share = settings.empty_segment_share
     if share and len(pending) % share == share - 1:
         known_segments = segment_of(space.average_bits(known), edges)

@@ -106,6 +106,8 @@ class SearchSpec(BaseModel):
             files, or ``average_bits``. One is an affine function of the other.
         average_bits: Interval of average bits that is searched.
         bytes: Interval of bytes of weight files, instead; such as ``20MB``.
+        budgets: Sizes, as those of the interval, that configurations are wanted for: every second
+            candidate is the one of least estimated loss within one of them.
         objective: What the search lowers, and fronts are of: the loss, or the metric ``kl`` of a
             task that has it. Sampling noise is modelled of losses alone, so the target is
             ``examples`` with ``kl``.
@@ -129,6 +131,7 @@ class SearchSpec(BaseModel):
     size: Literal["average_bits", "bytes"] = "average_bits"
     average_bits: tuple[float, float] | None = None
     bytes: tuple[_Bytes, _Bytes] | None = None
+    budgets: tuple[Annotated[float, BeforeValidator(_bytes)], ...] = ()
     objective: Literal["loss", "kl"] = "loss"
     target: Literal["task", "examples"] = "task"
     propose: Literal["improvement", "random"] = "improvement"
@@ -168,6 +171,16 @@ class SearchSpec(BaseModel):
                 raise ValueError("bytes is the interval of size: bytes; give that, or average_bits")
             if self.average_bits is not None:
                 raise ValueError("give one interval, average_bits or bytes, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _budgets_inside(self) -> SearchSpec:
+        interval = self.bytes or self.bits
+        assert interval is not None
+        for budget in self.budgets:
+            if not interval[0] < budget <= interval[1]:
+                name = "average_bits" if self.bytes is None else "bytes"
+                raise ValueError(f"budgets: {budget:.10g} is not within {name}: {list(interval)}")
         return self
 
     @property

@@ -41,16 +41,10 @@ class FileBytes:
         Raises:
             InputError: If no configuration takes so few, or so many.
         """
-        space, weights = self._space, float(self._space.parameters)
-        filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
-        of_pinned = self._pinned_bytes - space.pinned_bits * weights / 8
-        of_groups = filling.max(axis=1, where=space.possible, initial=-np.inf)
-        most_filling = float(of_groups.sum()) + of_pinned
         least, greatest = self.range
         fixed = self._footprint.fixed_bytes
-        low, high = ((size - fixed) * 8 / weights for size in nbytes)
-        high -= most_filling * 8 / weights
-        fewest, most = space.average_bits_range
+        low, high = self._bits_without_filling(nbytes[0]), self.bits_within(nbytes[1])
+        fewest, most = self._space.average_bits_range
         if nbytes[0] >= greatest or high <= fewest or low >= min(high, most):
             raise InputError(
                 f"search.bytes: [{nbytes[0]}, {nbytes[1]}] lies outside what the weight files of"
@@ -58,6 +52,17 @@ class FileBytes:
                 f" ({readable_size(fixed)}) are not quantized"
             )
         return max(low, fewest), min(high, most)
+
+    def bits_within(self, nbytes: float) -> float:
+        """Return the average bits up to which every configuration takes at most so many bytes."""
+        space = self._space
+        filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
+        of_groups = filling.max(axis=1, where=space.possible, initial=-np.inf)
+        of_pinned = self._pinned_bytes - space.pinned_bits * space.parameters / 8
+        return self._bits_without_filling(nbytes - float(of_groups.sum()) - of_pinned)
+
+    def _bits_without_filling(self, nbytes: float) -> float:
+        return (nbytes - self._footprint.fixed_bytes) * 8 / self._space.parameters
 
     @property
     def _fixed_bytes(self) -> int:
@@ -104,7 +109,9 @@ class SearchSize:
     Args:
         bits: Interval of average bits that is searched.
         file_bytes: None where the trainer does not say how large its model is.
+        budgets: Average bits that configurations are wanted right below.
     """
 
     bits: tuple[float, float]
     file_bytes: FileBytes | None
+    budgets: tuple[float, ...] = ()

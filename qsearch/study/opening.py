@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -132,7 +133,9 @@ def open_study(
         write_data_facts(directory, components.trainer.data_facts())
     if (directory / STUDY_FILE).is_file():
         read_facts(directory)  # A damaged one is refused, not replaced.
-    settings = SearchSettings() if search.local_search else SearchSettings(steps=0)
+    settings = SearchSettings(budgets=size.budgets)
+    if not search.local_search:
+        settings = replace(settings, steps=0)
     space, metrics = components.space, components.task.metrics
     node = QsearchNode(space, size.bits, spec.seed, search.segments, settings)
     names = [metric.name for metric in metrics]
@@ -182,15 +185,15 @@ def search_size(components: StudyComponents, directory: Path) -> SearchSize:
         write_footprint(directory, footprint)
     if footprint is None:
         assert search.bits is not None, "components refuse bytes of a trainer without a footprint"
-        return SearchSize(search.bits, None)
+        return SearchSize(search.bits, None, search.budgets)
     of_files = FileBytes(components.space, components.quantizer, footprint)
     if search.bits is not None:
-        return SearchSize(search.bits, of_files)
+        return SearchSize(search.bits, of_files, search.budgets)
     assert search.bytes is not None
     bits = of_files.average_bits(search.bytes)
     if isinstance(search.initial, InitialSpec):
         require_budgets(components.space, search.initial, bits)
-    return SearchSize(bits, of_files)
+    return SearchSize(bits, of_files, tuple(map(of_files.bits_within, search.budgets)))
 
 
 def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:

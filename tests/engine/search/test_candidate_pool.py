@@ -199,6 +199,23 @@ def test_every_nth_candidate_goes_to_an_empty_segment(share: int) -> None:
     assert set(segments(first)) < set(range(14))
 
 
+def test_every_second_candidate_has_the_least_estimated_loss_within_a_budget() -> None:
+    settings = replace(DEFAULT, budgets=(3.1, 4.3, 5.2))
+    pool = candidate_pool(fitted(), SPACE, EVALUATED, BITS, np.random.default_rng(0), settings)
+    pending = NONE
+    for turn in range(8):
+        found = next_candidate(fitted(), SPACE, EVALUATED, pool, pending, BITS, EDGES, settings)
+        assert found is not None
+        pending = np.concatenate([pending, found[None]])
+        if turn % 2 == 0:
+            budget = settings.budgets[turn // 2 % 3]
+            assert budget - 0.035 <= float(SPACE.average_bits(found)) <= budget
+            others = pool[SPACE.average_bits(pool) <= budget]
+            others = others[[row.tobytes() not in keys(pending[:-1]) for row in others]]
+            least = fitted().predict(others)[0].min()
+            assert fitted().predict(found[None])[0] == pytest.approx(float(least))
+
+
 def test_without_empty_segments_the_best_candidate_is_taken() -> None:
     one_segment = segment_edges(BITS, 1)
     assert np.array_equal(propose(4, one_segment), propose(4, one_segment, NO_EMPTY))

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from qsearch.errors import InputError
+from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.status import study_status
 from qsearch.monitoring.status_text import status_lines
 from qsearch.plugins.components import build_components, space_of
@@ -94,6 +95,41 @@ def test_a_study_of_an_interval_of_bytes_stays_in_it(tmp_path: Path) -> None:
     assert status.bytes == (14_000, 20_000)
     assert status.average_bits == record.searched_bits == pytest.approx((25 / 7, 5.25), abs=0.05)
     assert dict(status_lines(status))["searched"].endswith(" average bits, from 14.0 kB to 20.0 kB")
+
+
+def test_half_of_the_candidates_keep_a_budget_of_bytes(tmp_path: Path) -> None:
+    spec = study_spec(
+        **{**SMALL, "search__candidates": 4},
+        search__size="bytes",
+        search__bytes=["14kB", 20_000],
+        search__budgets=["14.6kB"],
+        search__average_bits=None,
+    )
+    trials = run_spec(spec, tmp_path).trials.sort_values("round").drop_duplicates("trial")
+    of_rounds = trials[trials["method"] == SEARCH].groupby("round")["bytes"]
+    assert len(of_rounds) == 2
+    assert all((searched <= 14_600).sum() >= 2 for _, searched in of_rounds)
+
+
+@given(index=INDICES, nbytes=st.integers(1200, 4000))
+def test_average_bits_within_a_budget_are_bytes_within_it(index: np.ndarray, nbytes: int) -> None:
+    if SPACE.average_bits(index) <= FILE_BYTES.bits_within(nbytes):
+        assert FILE_BYTES(index) <= nbytes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"budgets": [3.0, 9.0]}, r"budgets: 9 is not within average_bits: \[2\.5, 4\.5\]"),
+        (
+            {"size": "bytes", "bytes": ["14kB", "20kB"], "budgets": ["14kB"], "average_bits": None},
+            r"budgets: 14000 is not within bytes: \[14000, 20000\]",
+        ),
+    ],
+)
+def test_a_budget_outside_of_the_interval_is_refused(changes: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        study_spec(**{f"search__{name}": value for name, value in changes.items()})
 
 
 def test_a_trainer_that_does_not_say_its_size_searches_average_bits(tmp_path: Path) -> None:
