@@ -8,7 +8,7 @@ are searched: a pinned layer has one layer configuration, in all configurations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -158,6 +158,17 @@ class ConfigurationSpace:
                 if allowed is not None:
                     row &= np.isin(np.arange(len(row)), allowed)
         return possible
+
+    def choices_of_layers(self) -> Iterator[tuple[LayerSpec, LayerConfiguration]]:
+        """Yield each layer with each layer configuration that a configuration may give it."""
+        every = self.choices.layer_configurations
+        for group, possible in zip(self.groups, self.possible, strict=True):
+            for member in group.members:
+                for choice in np.flatnonzero(possible).tolist():
+                    yield self.layers[member], every[choice]
+        for layer in self.layers:
+            if layer.name in self.pinned:
+                yield layer, self.pinned[layer.name]
 
     @cached_property
     def bits_table(self) -> Floats:

@@ -23,7 +23,7 @@ from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.recipes.integers import NO_WEIGHTS, first_of
-from qsearch_coalora.recipes.layers import float_weights, layer_paths, possible_choices
+from qsearch_coalora.recipes.layers import float_weights, layer_paths
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import choices_by_scheme, ggml_type
 
@@ -108,7 +108,7 @@ class LlamaQuantizeRecipe:
         self.require_quantizer(quantizer)
         faults = (
             f"{layer.name}: {dict(one)}"
-            for layer, one in possible_choices(space)
+            for layer, one in space.choices_of_layers()
             if ggml_type(quantizer, layer.shape, one) is None
         )
         _require_none(list(dict.fromkeys(faults)))
