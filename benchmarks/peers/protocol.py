@@ -191,7 +191,7 @@ def renewed(archive: Archive, index: Integers, generator: np.random.Generator) -
             return candidate
         moved = candidate.copy()
         group = int(generator.integers(len(moved)))
-        options = space.neighbour_choices[int(moved[group])]
+        options = space.neighbour_choices[group][int(moved[group])]
         if len(options):
             moved[group] = generator.choice(options)
         candidate = repaired(archive.problem, moved, generator)

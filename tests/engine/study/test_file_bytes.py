@@ -120,7 +120,7 @@ def test_average_bits_within_a_budget_are_bytes_within_it(index: np.ndarray, nby
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"budgets": [3.0, 9.0]}, r"budgets: 9 is not within average_bits: \[2\.5, 4\.5\]"),
+        ({"budgets": [3.0, 9.0]}, r"budgets: 9 is not within average_bits: \[2\.25, 6\.0\]"),
         (
             {"size": "bytes", "bytes": ["14kB", "20kB"], "budgets": ["14kB"], "average_bits": None},
             r"budgets: 14000 is not within bytes: \[14000, 20000\]",
