@@ -13,6 +13,7 @@ import numpy.typing as npt
 from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsFullPrecision, TrainingCheckpoint
 from qsearch.plugins.digests import STUDY_SPLITS, Inputs
+from qsearch.plugins.engines import EngineEvaluation
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
@@ -283,6 +284,25 @@ class AdapterTrainer(Trainer):
         from qsearch_coalora.harness.running import load_harness
 
         return load_harness(self.study, self.export_job, tasks, limit)
+
+    # Engines
+
+    engines: ClassVar[tuple[str, ...]] = ("llama.cpp",)
+
+    def require_engine(self, engine: str) -> None:
+        """Check that an engine is installed and runs the study's configurations."""
+        from qsearch_coalora.llama_cpp.evaluating import require_engine
+
+        require_engine(self.study, f"--in {engine}")
+
+    def evaluate_in(
+        self, engine: str, configuration: Configuration, split: Split
+    ) -> EngineEvaluation:
+        """Evaluate the files of a configuration in an engine, and measure their speed."""
+        from qsearch_coalora.llama_cpp.evaluating import measure_job
+
+        reference = self.reference(split)
+        return measure_job(self.study, self.export_job(configuration), split, reference)
 
     def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study
