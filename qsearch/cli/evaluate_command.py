@@ -21,6 +21,7 @@ from qsearch.cli.arguments import (
     StudyDirectory,
     Sweep,
     Tokens,
+    TokensPerSecond,
     Trial,
     Within,
 )
@@ -54,6 +55,7 @@ def evaluate(
     maxima: Maxima = None,
     minima: Minima = None,
     within: Within = None,
+    tokens_per_second: TokensPerSecond = None,
     sweep: Sweep = None,
     split: Annotated[
         EvaluatedSplit | None, typer.Option("--split", help="Data to evaluate on; test if omitted.")
@@ -93,7 +95,7 @@ def evaluate(
     from qsearch.storage.study_record import read_study
 
     options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
-    criteria = chosen_criteria(*options, sweep)
+    criteria = chosen_criteria(*options, sweep, tokens_per_second)
     if lm_eval is None and limit is not None:
         raise InputError("--limit is for tasks of --lm-eval")
     if lm_eval is not None and any(option is not None for option in (split, length, engine)):

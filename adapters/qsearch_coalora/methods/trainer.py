@@ -20,6 +20,7 @@ from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.plugins.references import SupportsReference
 from qsearch.plugins.source_precision import SourcePrecision
+from qsearch.plugins.speed import ProductSpeed, SpeedConditions, SpeedProgress, SpeedTable
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.estimation.requirements import estimate_requirements
@@ -303,6 +304,24 @@ class AdapterTrainer(Trainer):
 
         reference = self.reference(split)
         return measure_job(self.study, self.export_job(configuration), split, reference)
+
+    def speed_conditions(self, threads: int) -> SpeedConditions:
+        """Return what a speed is of that is measured here and now, in llama.cpp."""
+        from qsearch_coalora.llama_cpp.speed import speed_conditions
+
+        return speed_conditions(self.study, threads)
+
+    def measure_speed(
+        self,
+        conditions: SpeedConditions,
+        checked: Sequence[Configuration],
+        known: Sequence[ProductSpeed] = (),
+        show: SpeedProgress = lambda what: None,
+    ) -> SpeedTable:
+        """Measure the products that configurations consist of, and whole files."""
+        from qsearch_coalora.llama_cpp.speed import measure_speed
+
+        return measure_speed(self.export_job, conditions, checked, known, show)
 
     def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study
