@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol, runtime_checkable
@@ -86,21 +86,27 @@ class SpeedTable:
 
         NaN if the product of a layer was not measured, such as of a type that the engine lacks.
         """
-        seconds = self.other_generation
-        for layer, row in self._rows(layers, configuration):
-            seconds += layer.parameters * 1e-9 * (math.nan if row is None else row.generation)
-        return 1 / seconds
+        products = (self.layer_seconds(layer, configuration[layer.name]) for layer in layers)
+        return 1 / (self.other_generation + sum(products))
+
+    def layer_seconds(self, layer: LayerSpec, own: LayerConfiguration) -> float:
+        """Return the seconds that a layer adds to each token that is generated, or NaN."""
+        if layer.name in self.looked_up:
+            return 0.0
+        row = self._by_layer.get((layer.shape, own))
+        return math.nan if row is None else layer.parameters * 1e-9 * row.generation
 
     def prompt(self, layers: Sequence[LayerSpec], configuration: Configuration) -> float:
         """Return the tokens of a prompt that a configuration reads a second, or NaN."""
         seconds = self.other_prompt
-        for layer, row in self._rows(layers, configuration):
-            if row is None:
-                return math.nan
-            own = row.prompt
+        for layer in layers:
+            own = configuration[layer.name]
             if layer.name in self.of_last:
-                own = row.generation / self.conditions.prompt_tokens
-            seconds += layer.parameters * 1e-9 * own
+                seconds += self.layer_seconds(layer, own) / self.conditions.prompt_tokens
+            elif layer.name not in self.looked_up:
+                row = self._by_layer.get((layer.shape, own))
+                nanoseconds = math.nan if row is None else row.prompt
+                seconds += layer.parameters * 1e-9 * nanoseconds
         return 1 / seconds
 
     def errors(self, layers: Sequence[LayerSpec]) -> tuple[float, float]:
@@ -116,14 +122,6 @@ class SpeedTable:
             shares.append((abs(generation / check.generation - 1), abs(prompt / check.prompt - 1)))
         first, second = zip(*shares, strict=True)
         return max(first), max(second)
-
-    def _rows(
-        self, layers: Sequence[LayerSpec], configuration: Configuration
-    ) -> Iterator[tuple[LayerSpec, ProductSpeed | None]]:
-        """Yield each layer that computes with its weight, and how fast that is."""
-        for layer in layers:
-            if layer.name not in self.looked_up:
-                yield layer, self._by_layer.get((layer.shape, configuration[layer.name]))
 
     @cached_property
     def _by_layer(self) -> dict[tuple[tuple[int, int], LayerConfiguration], ProductSpeed]:
