@@ -57,6 +57,14 @@ Within = Annotated[
         metavar="SHARE",
     ),
 ]
+TokensPerSecond = Annotated[
+    float | None,
+    typer.Option(
+        "--tokens-per-second",
+        help="Tokens that it generates a second at least, as measure-speed predicts.",
+        min=0.0,
+    ),
+]
 Sweep = Annotated[
     str | None,
     typer.Option("--sweep", help="Several budgets in average bits.", metavar="BITS,BITS,…"),

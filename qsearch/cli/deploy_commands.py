@@ -22,6 +22,7 @@ from qsearch.cli.arguments import (
     StudyDirectory,
     Sweep,
     Tokens,
+    TokensPerSecond,
     Trial,
     Within,
 )
@@ -45,6 +46,7 @@ def pick(
     maxima: Maxima = None,
     minima: Minima = None,
     within: Within = None,
+    tokens_per_second: TokensPerSecond = None,
     json_: Json = False,
 ) -> None:
     """Print the best configuration within a budget of average bits, bytes or memory, or a trial.
@@ -56,9 +58,11 @@ def pick(
     from qsearch.deployment.picking import pick_configuration, pick_within
 
     options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
-    (criteria,) = chosen_criteria(*options)
+    (criteria,) = chosen_criteria(*options, tokens_per_second=tokens_per_second)
     if criteria.within is None:
-        picked = pick_configuration(directory, criteria.budget, criteria.limits)
+        picked = pick_configuration(
+            directory, criteria.budget, criteria.limits, criteria.tokens_per_second
+        )
     else:
         picked = pick_within(directory, criteria.within)
     if json_:
@@ -105,6 +109,7 @@ def export(
     maxima: Maxima = None,
     minima: Minima = None,
     within: Within = None,
+    tokens_per_second: TokensPerSecond = None,
     sweep: Sweep = None,
     format_: Annotated[
         str,
@@ -135,7 +140,7 @@ def export(
 
     storage = StorageOptions(dtype, adapter_bits)
     options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
-    criteria = chosen_criteria(*options, sweep)
+    criteria = chosen_criteria(*options, sweep, tokens_per_second)
     with export_progress(SafeConsole()) as show:
         if dry_run:
             planned = plan_exports(directory, criteria, format_, show, storage)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated
@@ -22,6 +21,7 @@ from qsearch.cli.arguments import (
     StudyDirectory,
     Sweep,
     Tokens,
+    TokensPerSecond,
     Trial,
     Within,
 )
@@ -55,6 +55,7 @@ def evaluate(
     maxima: Maxima = None,
     minima: Minima = None,
     within: Within = None,
+    tokens_per_second: TokensPerSecond = None,
     sweep: Sweep = None,
     split: Annotated[
         EvaluatedSplit | None, typer.Option("--split", help="Data to evaluate on; test if omitted.")
@@ -62,6 +63,15 @@ def evaluate(
     length: Annotated[
         int | None,
         typer.Option("--length", help="Tokens of a sequence, of a language task.", min=2),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--in",
+            help="Evaluate the files of picked configurations in an inference engine, too:"
+            " llama.cpp.",
+            metavar="ENGINE",
+        ),
     ] = None,
     lm_eval: Annotated[
         str | None,
@@ -85,11 +95,11 @@ def evaluate(
     from qsearch.storage.study_record import read_study
 
     options = (bits, bytes_, memory, tokens, trial, max_kl, min_accuracy, maxima, minima, within)
-    criteria = chosen_criteria(*options, sweep)
+    criteria = chosen_criteria(*options, sweep, tokens_per_second)
     if lm_eval is None and limit is not None:
         raise InputError("--limit is for tasks of --lm-eval")
-    if lm_eval is not None and (split is not None or length is not None):
-        raise InputError("--lm-eval has data of its own; leave --split and --length out")
+    if lm_eval is not None and any(option is not None for option in (split, length, engine)):
+        raise InputError("--lm-eval has data of its own; leave --split, --length and --in out")
     record = read_study(directory)
     rows = [own.row(record, directory) for own in criteria]
     console = SafeConsole(stderr=True)
@@ -117,6 +127,7 @@ def evaluate(
             name,
             length,
             lambda what: status.update(f"evaluating {what}"),
+            engine,
         )
     if json_:
         print_line(json.dumps(found.as_json()))
@@ -142,6 +153,7 @@ def _print(found: SplitEvaluation) -> None:
     )
     for line in (*_of_fewer_examples(found, names), *_of_earlier_calls(found)):
         print_line(line)
+    _print_speeds(found)
     if not found.differences:
         return
     labels = {model.name: model.label for model in found.models}
@@ -163,6 +175,26 @@ def _print(found: SplitEvaluation) -> None:
     print_line(f"\ndifferences are over the same examples of the {found.split} data")
     if found.split == "validation":
         print_line("the search has selected on these data; --split test evaluates on others")
+
+
+def _print_speeds(found: SplitEvaluation) -> None:
+    measured = [(model.name, one.speed) for model in found.models if (one := model.engine)]
+    if not measured:
+        return
+    print_line("")
+    print_table(
+        ("model", "threads", "prompt tokens/s", "generated tokens/s", "peak MB"),
+        [
+            (
+                name,
+                str(speed.threads),
+                f"{speed.prompt_tokens_per_second:.1f}",
+                f"{speed.generation_tokens_per_second:.1f}",
+                f"{speed.peak_bytes / 1e6:.1f}",
+            )
+            for name, speed in measured
+        ],
+    )
 
 
 def _of_fewer_examples(found: SplitEvaluation, names: Sequence[str]) -> Iterator[str]:
@@ -219,8 +251,8 @@ def _print_scores(results: HarnessEvaluation) -> None:
 def _sizes(model: EvaluatedModel) -> tuple[str, str]:
     if model.row is None:
         return "", ""
-    nbytes = model.row["bytes"]
-    return f"{model.row['average_bits']:.4f}", "" if math.isnan(nbytes) else f"{nbytes / 1e6:.1f}"
+    nbytes = model.file_bytes
+    return f"{model.row['average_bits']:.4f}", "" if nbytes is None else f"{nbytes / 1e6:.1f}"
 
 
 def _metric(model: EvaluatedModel, name: str) -> str:

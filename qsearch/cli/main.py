@@ -18,6 +18,7 @@ from qsearch.cli import (
     run_command,
     setup_commands,
     share_commands,
+    speed_command,
     watch_commands,
 )
 from qsearch.cli.console import fail, write_any_character
@@ -38,6 +39,7 @@ app.command()(report_command.report)
 app.command()(deploy_commands.pick)
 app.command(cls=deploy_commands.ExportCommand)(deploy_commands.export)
 app.command()(evaluate_command.evaluate)
+app.command("measure-speed")(speed_command.measure_speed)
 app.command("list")(share_commands.list_studies)
 app.command()(share_commands.index)
 app.command()(share_commands.archive)

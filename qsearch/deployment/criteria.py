@@ -22,11 +22,13 @@ class Criteria:
 
     Args:
         within: Share of the loss in full precision that its loss may be above it.
+        tokens_per_second: What it generates at least, a prediction; also next to a budget.
     """
 
     budget: Budget | None = None
     limits: tuple[MetricLimit, ...] = ()
     within: float | None = None
+    tokens_per_second: float | None = None
 
     def row(self, record: StudyRecord, directory: Path) -> pd.Series:
         """Return the row of the last finished round that is picked.
@@ -36,7 +38,7 @@ class Criteria:
         """
         if self.within is not None:
             return claim_within(directory, record, self.within).row
-        return best_with_limits(record, directory, self.budget, self.limits)
+        return best_with_limits(record, directory, self.budget, self.limits, self.tokens_per_second)
 
     def as_json(self) -> dict[str, Any]:
         """Return it as JSON values; None for a budget or share that was not given."""
@@ -49,6 +51,7 @@ class Criteria:
                 for limit in self.limits
             ],
             "within": self.within,
+            "tokens_per_second": self.tokens_per_second,
         }
 
 
@@ -64,15 +67,17 @@ def chosen_criteria(
     minima: Sequence[str] | None = None,
     within: str | None = None,
     sweep: str | None = None,
+    tokens_per_second: float | None = None,
 ) -> list[Criteria]:
     """Return what a command's options pick by; several where a sweep has several budgets."""
     limits = parse_limits(maxima or (), minima or (), max_kl, min_accuracy)
     options = (bits, nbytes, memory, tokens, trial, sweep)
     has_budget = any(option is not None for option in options)
     if within is not None:
-        if has_budget or limits:
+        if has_budget or limits or tokens_per_second is not None:
             raise InputError("--within picks by the loss; leave budgets and limits out")
         return [Criteria(within=parse_share(within))]
-    if limits and not has_budget:
-        return [Criteria(limits=limits)]
-    return [Criteria(budget, limits) for budget in chosen_budgets(*options)]
+    if (limits or tokens_per_second is not None) and not has_budget:
+        return [Criteria(limits=limits, tokens_per_second=tokens_per_second)]
+    budgets = chosen_budgets(*options)
+    return [Criteria(budget, limits, tokens_per_second=tokens_per_second) for budget in budgets]

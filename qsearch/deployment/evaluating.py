@@ -22,6 +22,7 @@ from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsInputDigests
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import STUDY_SPLITS, Inputs
+from qsearch.plugins.engines import EngineEvaluation, SupportsEngines
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split, Trainer
 from qsearch.plugins.references import SupportsLoadedModel
@@ -51,6 +52,7 @@ class EvaluatedModel:
             name, else what it is.
         baseline: The name as a baseline, also of one that is picked.
         kept: Whether an earlier call evaluated it.
+        engine: Of the files of a configuration in an inference engine.
     """
 
     name: str
@@ -58,6 +60,12 @@ class EvaluatedModel:
     row: pd.Series | None = None
     baseline: str | None = None
     kept: bool = False
+    engine: EngineEvaluation | None = None
+
+    @property
+    def file_bytes(self) -> int | None:
+        """Bytes of the files in the engine, or as ``packed``; None where that is not known."""
+        return row_bytes(self.row) if self.engine is None else self.engine.file_bytes
 
     @property
     def label(self) -> str:
@@ -122,21 +130,25 @@ def evaluate_split(
     split: Split,
     length: int | None = None,
     show: Progress = lambda name: None,
+    engine: str | None = None,
 ) -> SplitEvaluation:
     """Evaluate rows of the last finished round, its baselines and the unquantized model on a split.
 
     ``length`` is that of sequences, instead of the study's own (``task.length``). What an earlier
-    call evaluated from the same model, examples and state is not evaluated again.
+    call evaluated from the same model, examples and state is not evaluated again. With an engine,
+    the files of each row are evaluated there, too, by each call.
 
     Raises:
         InputError: If the study names no such split, its data or the model cannot be read, or they
-            are not those of the study.
+            are not those of the study, or the engine does not run its files.
         QsearchError: If an evaluation fails.
     """
     components = study_components(directory, record, length)
     trainer = components.trainer
     for warning in study_warnings(components):
         warn(warning)
+    if engine is not None:
+        _require_engine(trainer, engine)
     show("whether model and data are those of the study")
     inputs = _inputs(directory, record, components, split, length)
     round = int(record.latest["round"].iloc[0])
@@ -165,10 +177,17 @@ def evaluate_split(
             evaluation = evaluate()
             if evaluation is None:
                 return
-            if not math.isfinite(evaluation.loss):
-                raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
+            _require_finite(name, evaluation, split)
             evaluation = kept.keep(of, evaluation, configuration)
         models.append(EvaluatedModel(name, evaluation, row, baseline, is_kept))
+
+    def add_in_engine(name: str, row: pd.Series) -> None:
+        load_state()
+        show(name)
+        assert isinstance(trainer, SupportsEngines)
+        result = trainer.evaluate_in(str(engine), row_configuration(row), split)
+        _require_finite(name, result.evaluation, split)
+        models.append(EvaluatedModel(name, result.evaluation, row, engine=result))
 
     picked = {int(row["trial"]): row for row in rows}
     uniform = {int(row["trial"]): (name, row) for name, row in baselines(record).items()}
@@ -176,6 +195,8 @@ def evaluate_split(
         baseline, _ = uniform.pop(number, (None, None))
         evaluate = partial(_evaluate, trainer, row, split)
         add(f"trial {number}", number, evaluate, row, baseline)
+        if engine is not None:
+            add_in_engine(f"trial {number} in {engine}", row)
     for number, (name, row) in uniform.items():
         add(name, number, partial(_evaluate, trainer, row, split), row, name)
     if isinstance(trainer, SupportsFullPrecision):
@@ -190,6 +211,20 @@ def evaluate_split(
         kept.folder,
         tuple(kept.differing),
     )
+
+
+def _require_finite(name: str, evaluation: Evaluation, split: Split) -> None:
+    if not math.isfinite(evaluation.loss):
+        raise QsearchError(f"{name}: its loss on the {split} data is {evaluation.loss}")
+
+
+def _require_engine(trainer: Trainer, engine: str) -> None:
+    engines = trainer.engines if isinstance(trainer, SupportsEngines) else ()
+    if engine not in engines:
+        have = f"it has {', '.join(engines)}" if engines else "it has none"
+        raise InputError(f"--in {engine!r}: the study's trainer knows no such engine; {have}")
+    assert isinstance(trainer, SupportsEngines)
+    trainer.require_engine(engine)
 
 
 def own_inputs(
@@ -257,7 +292,7 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
         "baseline": model.baseline,
         "trial": None if row is None else int(row["trial"]),
         "average_bits": None if row is None else float(row["average_bits"]),
-        "file_bytes": row_bytes(row),
+        "file_bytes": model.file_bytes,
         "examples": model.examples(),
         "loss": evaluation.loss,
         "standard_error": evaluation.standard_error,
@@ -273,4 +308,5 @@ def _model_values(model: EvaluatedModel) -> dict[str, Any]:
         },
         "seconds": evaluation.seconds,
         "kept": model.kept,
+        "engine": None if model.engine is None else asdict(model.engine.speed),
     }

@@ -12,7 +12,8 @@ from typing import Literal
 import pandas as pd
 
 from qsearch.deployment.budgets import Budget, best_within
-from qsearch.deployment.selection import completed_rows
+from qsearch.deployment.selection import best_among, completed_rows
+from qsearch.deployment.speed import SPEED_OPTION, fast_enough
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord, selection_loss
 
@@ -78,21 +79,33 @@ def _limit(metric: str, side: Literal["max", "min"], value: float, option: str) 
 
 
 def best_with_limits(
-    record: StudyRecord, directory: Path, budget: Budget | None, limits: Sequence[MetricLimit]
+    record: StudyRecord,
+    directory: Path,
+    budget: Budget | None,
+    limits: Sequence[MetricLimit],
+    tokens_per_second: float | None = None,
 ) -> pd.Series:
     """Return the best row of the last finished round within a budget that keeps some limits.
 
     Without a budget it is the one of fewest average bits, of equal ones that of least
-    :func:`selection_loss`.
+    :func:`selection_loss`. Rows that are predicted to generate fewer tokens a second are left out;
+    without a budget and limits, it is the best of the others.
 
     Raises:
         InputError: If the study has no such metric, or no configuration fits.
     """
-    if budget is not None and budget.kind == "trial" and limits:
-        raise InputError(f"{budget} is a configuration already; leave {limits[0]} out")
+    others = [str(limit) for limit in limits]
+    if tokens_per_second is not None:
+        others.append(f"{SPEED_OPTION} {tokens_per_second:g}")
+    if budget is not None and budget.kind == "trial" and others:
+        raise InputError(f"{budget} is a configuration already; leave {others[0]} out")
+    if tokens_per_second is not None:
+        record = fast_enough(record, directory, tokens_per_second)
     if not limits:
-        if budget is None:
+        if budget is None and tokens_per_second is None:
             raise InputError("give a budget, or the limit of a metric")
+        if budget is None:
+            return best_among(record.trials, record.objective)
         return best_within(record, directory, budget)
     kept = keeping(record, limits)
     if budget is None:

@@ -19,6 +19,7 @@ from qsearch.claims.sentences import difference_text, interval_text
 from qsearch.deployment.budgets import Budget
 from qsearch.deployment.metric_limits import MetricLimit, best_with_limits, keeping
 from qsearch.deployment.selection import best_among, completed_rows, smallest_alike
+from qsearch.deployment.speed import fast_enough, predicted_speed, speed_text
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint
@@ -53,6 +54,8 @@ class Picked:
         if of["memory_bytes"] is not None:
             running = f"{readable_size(of['memory_bytes'])} for {of['memory_tokens']} tokens"
             lines.append(("memory", f"{running}, an estimate"))
+        if (speed := of["speed"]) is not None:
+            lines.append(("speed", speed_text(speed)))
         if of["estimated_loss"] is not None:
             estimated = with_error(of["estimated_loss"], of["estimated_loss_std"])
             lines.append(("estimated loss", estimated))
@@ -76,16 +79,23 @@ class Picked:
 
 
 def pick_configuration(
-    directory: Path, budget: Budget | None, limits: Sequence[MetricLimit] = ()
+    directory: Path,
+    budget: Budget | None,
+    limits: Sequence[MetricLimit] = (),
+    tokens_per_second: float | None = None,
 ) -> Picked:
     """Return the configuration of least loss within a budget that keeps limits of metrics.
 
-    Without a budget it is the smallest that keeps them. Among configurations of equal estimated
-    loss, it is the one of fewer average bits, then the one of less observed loss.
+    Without a budget it is the smallest that keeps them; see :func:`best_with_limits`. Among
+    configurations of equal estimated loss, it is the one of fewer average bits, then the one of
+    less observed loss.
     """
     record = read_study(directory)
-    row = best_with_limits(record, directory, budget, limits)
-    alike = smallest_alike(keeping(record, limits), row)
+    row = best_with_limits(record, directory, budget, limits, tokens_per_second)
+    kept = record
+    if tokens_per_second is not None:
+        kept = fast_enough(record, directory, tokens_per_second)
+    alike = smallest_alike(keeping(kept, limits), row)
     return _picked(directory, record, row, alike, budget)
 
 
@@ -161,6 +171,7 @@ def _picked(
         "average_bits_with_adapter": float(row["average_bits"]),
         "memory_bytes": None,
         "memory_tokens": None,
+        "speed": predicted_speed(record, directory, row_configuration(row)),
         "difference": None if difference is None else asdict(difference),
         "smallest_alike": {
             "trial": int(alike["trial"]),

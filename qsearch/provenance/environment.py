@@ -26,7 +26,7 @@ _LIBRARIES = (
     *(DISTRIBUTION, "torch", "ax-platform", "botorch", "gpytorch", "linear_operator"),
     *("numpy", "scipy", "pandas", "safetensors"),
     *("transformers", "tokenizers", "peft", "accelerate", "datasets"),
-    *("bitsandbytes", "hqq", "torchao"),
+    *("bitsandbytes", "hqq", "torchao", "llama-cpp-py-sync"),
 )
 """What can change a result, where it is installed."""
 _SECONDS = 10.0

@@ -5,6 +5,7 @@ A damaged file is a DamagedFileError.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -14,12 +15,19 @@ from safetensors.numpy import load, save
 
 from qsearch._arrays import Floats
 from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.speed import SpeedTable
 from qsearch.storage.checksums import damage, read_checked
-from qsearch.storage.paths import FOOTPRINT_FILE, layer_scores_name, measurement_path
+from qsearch.storage.paths import (
+    FOOTPRINT_FILE,
+    SPEED_FILE,
+    layer_scores_name,
+    measurement_path,
+)
 from qsearch.storage.state_file import StateFile
 from qsearch.storage.tensor_files import write_tensors
 
 _FOOTPRINT = StateFile(Footprint)
+_SPEED = StateFile(SpeedTable)
 
 
 def write_measurement(directory: Path, name: str, values: Floats) -> None:
@@ -71,3 +79,22 @@ def read_footprint(directory: Path) -> Footprint | None:
         if footprint.quantized_weights < 1 or min(*sizes.values(), *running.values()) < 0:
             raise ValueError("it holds sizes that no model has")
     return footprint
+
+
+def write_speed(directory: Path, table: SpeedTable) -> None:
+    """Write how fast a study's configurations are into its directory."""
+    _SPEED.write(directory / SPEED_FILE, table)
+
+
+def read_speed(directory: Path) -> SpeedTable | None:
+    """Return how fast a study's configurations are, or None if it was not measured."""
+    path = directory / SPEED_FILE
+    if not path.exists():
+        return None
+    table = _SPEED.read(path)
+    with damage(path, ValueError):
+        numbers = [table.other_generation, table.other_prompt]
+        numbers += [row.generation for row in table.products]
+        if not all(math.isfinite(number) and number >= 0 for number in numbers):
+            raise ValueError("it holds times that nothing takes")
+    return table

@@ -16,6 +16,7 @@ SESSIONS = "state/sessions.json"
 CLOCK = "state/clock.json"
 RECIPES = "state/recipes.json"
 FOOTPRINT_FILE = "state/footprint.json"
+SPEED_FILE = "state/speed.json"
 DATA_FACTS = "state/data_facts.safetensors"
 STATUS_FILE = "state/status.json"
 OBJECTIVE_FILE = "state/objective.json"
@@ -117,6 +118,7 @@ _KINDS = (
     FileKind(CLOCK),
     FileKind(SESSIONS),
     FileKind(FOOTPRINT_FILE),
+    FileKind(SPEED_FILE, remake="run qsearch measure-speed again"),
     FileKind(RECIPES),
     FileKind(DATA_FACTS),
     FileKind("state/reference-(train|validation|test).safetensors", archived=False),

@@ -15,10 +15,11 @@ from qsearch.errors import InputError
 from qsearch.monitoring.events import read_events
 from qsearch.monitoring.status import finish_reason
 from qsearch.plugins.footprint import Footprint
+from qsearch.plugins.speed import SpeedTable
 from qsearch.spec.yaml_text import read_yaml
 from qsearch.storage.bounded_reading import MAX_STATE
 from qsearch.storage.checksums import read_checked
-from qsearch.storage.measurements import read_footprint, read_layer_scores
+from qsearch.storage.measurements import read_footprint, read_layer_scores, read_speed
 from qsearch.storage.paths import LOG, STUDY_YAML
 from qsearch.storage.study_record import StudyRecord, read_study
 
@@ -33,6 +34,7 @@ class StudyResults:
             (layers × choices), under the adapter of the last finished round, or of round 1 while
             that runs; see :mod:`qsearch.search.layer_scores`.
         claims: What the last finished round supports.
+        speed: What its configurations are predicted to generate a second by.
         settings: Its ``study.yaml`` as resolved, as plain values.
     """
 
@@ -43,6 +45,7 @@ class StudyResults:
     layer_scores: npt.NDArray[np.float64] | None = None
     settings: Mapping[str, Any] | None = None
     claims: Claims = NO_CLAIMS
+    speed: SpeedTable | None = None
 
 
 def read_results(directory: Path) -> StudyResults:
@@ -63,6 +66,7 @@ def read_results(directory: Path) -> StudyResults:
         layer_scores=read_layer_scores(directory, last, shape),
         settings=_settings(directory / STUDY_YAML),
         claims=study_claims(directory, record),
+        speed=read_speed(directory),
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import torch
+from qsearch_coalora.llama_cpp.engine import opened
 
 from qsearch.deployment.storage_options import StorageOptions
 from qsearch.plugins.capabilities import SupportsQuantizerCheck
@@ -50,3 +54,11 @@ def study_logits(trainer, configuration, batch) -> torch.Tensor:
 def loaded_logits(model, batch) -> torch.Tensor:
     with torch.no_grad():
         return model(**{name: value for name, value in batch.items() if name != "labels"}).logits
+
+
+def engine_logits(
+    path: Path, tokens: Sequence[int], adapter: Path | None = None, threads: int = 1
+) -> torch.Tensor:
+    """llama.cpp's logits (tokens × vocabulary) after each of some tokens."""
+    with opened(path, len(tokens), threads, adapter) as engine:
+        return torch.cat([torch.from_numpy(piece.copy()) for piece in engine.logits(tokens)])

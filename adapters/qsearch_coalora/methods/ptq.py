@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -29,9 +30,12 @@ class PTQOptions(TrainingOptions):
     Args:
         fine_tune: Whether round 1 trains a LoRA in full precision, which is then merged into the
             weights. Without it the model is quantized as it is.
+        evaluate_in: ``llama.cpp`` evaluates each configuration as its GGUF file runs there; null as
+            PyTorch computes it.
     """
 
     fine_tune: bool = True
+    evaluate_in: Literal["llama.cpp"] | None = None
 
 
 class MergedAdapter(SharedAdapter):
@@ -77,12 +81,39 @@ class PTQTrainer(AdapterTrainer):
         study = StudyModel(options, model, task, quantizer, seed)
         super().__init__(study, MergedAdapter(study, options.fine_tune))
         self._fine_tunes = options.fine_tune
+        self._evaluates_in = options.evaluate_in
 
     def requirements(self) -> Requirements:
-        """Return what the study needs: one fine-tuning, or none."""
+        """Return what the study needs: one fine-tuning, or none.
+
+        Raises:
+            InputError: If the engine that evaluates is not installed, or does not run its files.
+        """
+        if self._evaluates_in is not None:
+            from qsearch_coalora.llama_cpp.evaluating import require_engine
+
+            require_engine(self.study, f"trainer.evaluate_in {self._evaluates_in}")
         needs = super().requirements()
         first = needs.training_flops[0] if self._fine_tunes else 0.0
         return replace(needs, training_flops=(first, 0.0))
+
+    def evaluate(
+        self, configurations: Sequence[Configuration], split: Split
+    ) -> Sequence[Evaluation]:
+        """Evaluate configurations on the same batches, as the study says: by PyTorch, or as files.
+
+        Raises:
+            EvaluationError: If a configuration cannot be quantized or evaluated.
+        """
+        if self._evaluates_in is None:
+            return super().evaluate(configurations, split)
+        from qsearch_coalora.llama_cpp.evaluating import evaluate_job
+
+        reference = self.reference(split)
+        return tuple(
+            evaluate_job(self.study, self.export_job(configuration), split, reference)
+            for configuration in configurations
+        )
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the fine-tuned weights, not quantized."""

@@ -13,12 +13,14 @@ import numpy.typing as npt
 from qsearch.errors import EvaluationError, InputError
 from qsearch.plugins.capabilities import NO_CHECKPOINT, SupportsFullPrecision, TrainingCheckpoint
 from qsearch.plugins.digests import STUDY_SPLITS, Inputs
+from qsearch.plugins.engines import EngineEvaluation
 from qsearch.plugins.evaluation import Evaluation, ReferenceScores, TrainReport
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import Progress, Requirements, Split, Trainer, TrainerState
 from qsearch.plugins.references import SupportsReference
 from qsearch.plugins.source_precision import SourcePrecision
+from qsearch.plugins.speed import ProductSpeed, SpeedConditions, SpeedProgress, SpeedTable
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.estimation.requirements import estimate_requirements
@@ -283,6 +285,43 @@ class AdapterTrainer(Trainer):
         from qsearch_coalora.harness.running import load_harness
 
         return load_harness(self.study, self.export_job, tasks, limit)
+
+    # Engines
+
+    engines: ClassVar[tuple[str, ...]] = ("llama.cpp",)
+
+    def require_engine(self, engine: str) -> None:
+        """Check that an engine is installed and runs the study's configurations."""
+        from qsearch_coalora.llama_cpp.evaluating import require_engine
+
+        require_engine(self.study, f"--in {engine}")
+
+    def evaluate_in(
+        self, engine: str, configuration: Configuration, split: Split
+    ) -> EngineEvaluation:
+        """Evaluate the files of a configuration in an engine, and measure their speed."""
+        from qsearch_coalora.llama_cpp.evaluating import measure_job
+
+        reference = self.reference(split)
+        return measure_job(self.study, self.export_job(configuration), split, reference)
+
+    def speed_conditions(self, threads: int) -> SpeedConditions:
+        """Return what a speed is of that is measured here and now, in llama.cpp."""
+        from qsearch_coalora.llama_cpp.speed import speed_conditions
+
+        return speed_conditions(self.study, threads)
+
+    def measure_speed(
+        self,
+        conditions: SpeedConditions,
+        checked: Sequence[Configuration],
+        known: Sequence[ProductSpeed] = (),
+        show: SpeedProgress = lambda what: None,
+    ) -> SpeedTable:
+        """Measure the products that configurations consist of, and whole files."""
+        from qsearch_coalora.llama_cpp.speed import measure_speed
+
+        return measure_speed(self.export_job, conditions, checked, known, show)
 
     def _job(self, configuration: Configuration) -> AdapterJob:
         study = self.study

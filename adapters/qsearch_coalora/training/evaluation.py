@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -34,17 +34,31 @@ def evaluate(
     Raises:
         EvaluationError: If it cannot be made or evaluated.
     """
-    started = time.perf_counter()
+
+    def batches() -> Iterator[tuple[Tensor, Mapping[str, Tensor]]]:
+        place()
+        yield from evaluation_batches(study, split)
+
     study.adapted.peft_model.eval()
     try:
-        with clear_memory_errors():
-            place()
-            scores = _split_scores(study, split, reference)
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
+        return evaluate_logits(study.task, batches(), reference)
     finally:
         study.adapted.projections.clear()
-    return evaluation_of(study.task, scores, time.perf_counter() - started)
+
+
+def evaluate_logits(
+    task: Task,
+    batches: Iterable[tuple[Tensor, Mapping[str, Tensor]]],
+    reference: Reference | None = None,
+) -> Evaluation:
+    """Evaluate the logits of a split's batches, whoever computes them; see :func:`evaluate`."""
+    started = time.perf_counter()
+    try:
+        with clear_memory_errors():
+            scores = _scores(task, batches, reference)
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise EvaluationError(f"evaluation failed: {type(error).__name__}: {error}") from error
+    return evaluation_of(task, scores, time.perf_counter() - started)
 
 
 def evaluation_of(task: Task, scores: Scores, seconds: float) -> Evaluation:
@@ -73,22 +87,26 @@ def evaluate_full_precision(
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
     """Return the loss on held-out training examples, with the adapter as it is."""
     study.adapted.use(configuration)
-    scores = _split_scores(study, "held-out")
+    scores = _scores(study.task, evaluation_batches(study, "held-out"))
     return weighted_mean(scores.losses, scores.weights)[0]
 
 
 @torch.no_grad()
-def _split_scores(study: StudyModel, split: Split, reference: Reference | None = None) -> Scores:
-    """Return what the model scores as it is, on the CPU."""
+def _scores(
+    task: Task,
+    batches: Iterable[tuple[Tensor, Mapping[str, Tensor]]],
+    reference: Reference | None = None,
+) -> Scores:
+    """Return what the logits of a split's batches score, on the CPU."""
     parts, position = [], 0
-    for logits, batch in evaluation_batches(study, split):
-        scores = study.task.score(logits, batch)
+    for logits, batch in batches:
+        scores = task.score(logits, batch)
         end = position + len(scores.losses)
-        if reference is not None and isinstance(study.task, SupportsReference):
+        if reference is not None and isinstance(task, SupportsReference):
             rows = {
                 name: kept.to(logits.device) for name, kept in reference.rows(position, end).items()
             }
-            scores = study.task.compare(scores, logits, batch, rows)
+            scores = task.compare(scores, logits, batch, rows)
         parts.append(scores)
         position = end
     return Scores.concatenate(parts)

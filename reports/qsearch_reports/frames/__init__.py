@@ -52,6 +52,7 @@ from qsearch_reports.frames.points import (
 from qsearch_reports.frames.progress import progress_frame
 from qsearch_reports.frames.sensitivity import sensitivity_frame
 from qsearch_reports.frames.sizes import segment_edges
+from qsearch_reports.frames.speed import tokens_per_second
 from qsearch_reports.frames.surrogate import calibration_frame, predictions_frame
 from qsearch_reports.frames.timeline import phases_frame, timeline_frame
 from qsearch_reports.frames.training import training_frame

@@ -39,6 +39,7 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
     """
     record = results.record
     points = frames.points_frame(record)
+    shown = points.assign(tokens_per_second=frames.tokens_per_second(record, results.speed))
     indices = frames.row_choices(record)[~points["configuration"].duplicated().to_numpy()]
     grid = frames.layer_grid(record.layers)
     return {
@@ -65,7 +66,7 @@ def study_payload(results: StudyResults, name: str) -> dict[str, Any]:
         "grid": {"rows": grid.rows, "blocks": grid.blocks, "positions": grid.positions.tolist()},
         "size": "average_bits" if results.footprint is None else record.size,
         "adapter_bits": adapter_bits(results.footprint),
-        "points": {column: plain(points[column]) for column in points.columns},
+        "points": {column: plain(shown[column]) for column in shown.columns},
         "configurations": pack(indices, record.choices.size),
         "drawn_rounds": _drawn_rounds(record, points),
         "training_sets": _training_sets(record, points),

@@ -18,8 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from tests.coalora.export.small_gguf import finish, write_small
-from tests.coalora.exported import export, weight_files
-from tests.coalora.llama_cpp import engine_logits
+from tests.coalora.exported import engine_logits, export, weight_files
 
 gguf = pytest.importorskip("gguf")
 

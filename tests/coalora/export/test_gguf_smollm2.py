@@ -15,8 +15,7 @@ from torch.nn import Embedding, Linear, MultiheadAttention
 
 from qsearch.plugins.components import space_of
 from qsearch.space.configuration import Configuration
-from tests.coalora.exported import export
-from tests.coalora.llama_cpp import engine_logits
+from tests.coalora.exported import engine_logits, export
 
 pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
 

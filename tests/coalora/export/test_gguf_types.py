@@ -16,8 +16,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.components import space_of
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from tests.coalora.export.small_gguf import write_small
-from tests.coalora.exported import export, weight_files
-from tests.coalora.llama_cpp import engine_logits
+from tests.coalora.exported import engine_logits, export, weight_files
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")

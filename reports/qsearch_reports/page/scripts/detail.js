@@ -16,6 +16,7 @@ function rowValues(study, row) {
     ["quantized weights", readableSize((bits * totalWeights(study)) / 8)],
     ...(study.adapter_bits ? [["with adapter", `${(bits + study.adapter_bits).toFixed(4)} average bits`]] : []),
     ...(points.bytes[row] === null ? [] : [["weight files", readableSize(points.bytes[row])]]),
+    ...(points.tokens_per_second[row] === null ? [] : [["tokens a second", `${points.tokens_per_second[row].toFixed(1)}, predicted`]]),
     ["loss", withError(points.loss[row], points.standard_error[row])],
     ...(estimated === null ? [] : [["estimated loss", withError(estimated, points.estimated_loss_std[row])]]),
     ...(study.metric ? [[study.metric.name, withError(points.metric[row], points.metric_standard_error[row])]] : []),

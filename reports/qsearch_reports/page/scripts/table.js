@@ -18,6 +18,7 @@ function tableColumns(study) {
     { key: "round", heading: "Round", number: true, text: String, shown: !study.python },
     { key: "average_bits", heading: "Average bits", number: true, text: decimals },
     { key: "bytes", heading: "Weight files", number: true, text: (value) => (value === null ? "–" : readableSize(value)), shown: known("bytes") },
+    { key: "tokens_per_second", heading: "Tokens a second", number: true, text: (value) => (value === null ? "–" : value.toFixed(1)), shown: known("tokens_per_second") },
     { key: "loss", heading: "Loss", number: true, text: decimals },
     { key: "standard_error", heading: "± loss", number: true, text: decimals, shown: known("standard_error", Boolean) },
     { key: "estimated_loss", heading: "Estimated loss", number: true, text: decimals, shown: known("estimated_loss") },
