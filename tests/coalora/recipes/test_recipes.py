@@ -16,8 +16,9 @@ from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from transformers import AutoModelForCausalLM
 
+from benchmarks.llama_quantize import quantize, types_of
 from benchmarks.recipe_model import write_gguf
-from benchmarks.recipe_tools.llama_quantize import quantize, types_of
+from benchmarks.recipe_tools.llama_quantize import BASE, types_file
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsSpaceCheck
 from qsearch.plugins.components import space_of
@@ -181,7 +182,8 @@ def test_llama_cpp_quantizes_by_the_file_of_tensor_types(make_job: MakeJob, tmp_
     write("llama-quantize", job, tmp_path / "recipe")
     model = AutoModelForCausalLM.from_pretrained(job.model.name)
     write_gguf(model, tmp_path / "float.gguf")
-    quantize(tmp_path / "float.gguf", tmp_path / "recipe" / "tensor-types.txt", tmp_path / "q.gguf")
+    types = types_file(tmp_path / "recipe" / "tensor-types.txt")
+    quantize(tmp_path / "float.gguf", tmp_path / "q.gguf", BASE, types=types)
     types = types_of(tmp_path / "q.gguf")
     kinds = [ggml_type(job.quantizer, one.shape, job.configuration[one.name]) for one in job.layers]
     assert sorted(types.values()) == sorted([*kinds, "BF16", "BF16", "BF16"])
@@ -201,7 +203,8 @@ def test_ggmls_own_types_are_those_of_the_file_and_of_what_reads_it(
     lines = dict(line.split("=") for line in recipe.text.split())
     assert lines[r"^token_embd\.weight$"] == job.configuration["embed_tokens"]["type"]
     write_gguf(AutoModelForCausalLM.from_pretrained(job.model.name), tmp_path / "float.gguf")
-    quantize(tmp_path / "float.gguf", tmp_path / "recipe" / "tensor-types.txt", tmp_path / "q.gguf")
+    types = types_file(tmp_path / "recipe" / "tensor-types.txt")
+    quantize(tmp_path / "float.gguf", tmp_path / "q.gguf", BASE, types=types)
     assert types_of(tmp_path / "q.gguf") == {
         pattern[1:-1].replace("\\", ""): kind for pattern, kind in lines.items()
     }
