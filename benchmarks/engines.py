@@ -315,3 +315,7 @@ class _Kept:
             write_json(self._path, self._values)
             print(f"{name}: KL {self._values[name]['kl']:.5f}", flush=True)
         return self._values[name]
+
+
+if __name__ == "__main__":
+    main()
