@@ -147,7 +147,7 @@ def _configuration(
             return dict(format.read(recipe, target))
     raise InputError(
         f"it is a recipe of no installed format ({', '.join(formats)}), nor a configuration as"
-        " qsearch pick --json prints it"
+        " qsearch pick --json prints it, of layers and knobs of this study"
     )
 
 

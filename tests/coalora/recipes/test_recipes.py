@@ -210,6 +210,15 @@ def test_ggmls_own_types_are_those_of_the_file_and_of_what_reads_it(
     }
 
 
+def test_the_command_names_a_type_that_llama_quantize_has(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(quantizer=GGUF(GGUF.Options(types=("MXFP4",), importance="none")))
+    write("llama-quantize", job, tmp_path)
+    command = "--tensor-type-file tensor-types.txt model-f16.gguf model.gguf MXFP4_MOE\n"
+    assert command in (tmp_path / "README.md").read_text()
+
+
 # What is refused
 
 
@@ -560,6 +569,8 @@ def test_a_study_exports_a_recipe_and_another_starts_from_it(
     yaml.write_text(dump_yaml(study))
     done = command_here("run", yaml, "--out", tmp_path / "run")
     assert done.code == 0, done.errors
+    again = command_here("run", yaml, "--out", tmp_path / "run")  # Loads neither model nor data.
+    assert (again.code, again.errors) == (0, ""), again.errors
     export = ("export", tmp_path / "run", "--bits", "5", "--format", "recipe:auto-round")
     dry = command_here(*export, "--dry-run")
     assert dry.code == 0, dry.errors

@@ -81,7 +81,7 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
         "estimated_loss_std", "metrics", "seen",
         "configuration", "average_bits_with_adapter", "file_bytes", "memory_bytes",
-        "memory_tokens", "speed", "difference", "smallest_alike",
+        "memory_tokens", "difference", "smallest_alike",
     }  # fmt: skip
     assert found["estimated_loss"] is None  # The fake task does not count its examples.
 
@@ -408,7 +408,8 @@ def test_an_export_that_does_not_end_leaves_no_folder(
         raise KeyboardInterrupt
 
     def export_once() -> None:
-        export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
+        criteria = Criteria(Budget("bits", 4.0))
+        export_configuration(finished, criteria, tmp_path / "out", "json")
 
     with monkeypatch.context() as patch:
         patch.setattr(exporter, "write", write_half)
