@@ -17,16 +17,20 @@ from qsearch._text import warn
 from qsearch.claims.claims import baselines
 from qsearch.claims.paired_difference import PairedDifference, paired_scores
 from qsearch.deployment.kept_evaluations import kept_evaluations
-from qsearch.deployment.study_trainer import load_last_state, study_components
+from qsearch.deployment.study_trainer import (
+    input_digests,
+    load_last_state,
+    own_inputs,
+    study_components,
+)
 from qsearch.errors import InputError, QsearchError
-from qsearch.plugins.capabilities import SupportsFullPrecision, SupportsInputDigests
+from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.digests import STUDY_SPLITS, Inputs
 from qsearch.plugins.engines import EngineEvaluation, SupportsEngines
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split, Trainer
 from qsearch.plugins.references import SupportsLoadedModel
-from qsearch.provenance.session import require_same_inputs
 from qsearch.storage.example_scores import FULL_PRECISION as FULL_PRECISION_NAME
 from qsearch.storage.split_evaluations import LOADED as LOADED_NAME
 from qsearch.storage.split_evaluations import Evaluated
@@ -227,26 +231,6 @@ def _require_engine(trainer: Trainer, engine: str) -> None:
     trainer.require_engine(engine)
 
 
-def own_inputs(
-    directory: Path, record: StudyRecord, components: StudyComponents, splits: Sequence[Split]
-) -> Inputs:
-    """Return the model and the examples of splits, as far as the trainer identifies them.
-
-    Both are loaded for it. Examples that the study has not read are not compared.
-
-    Raises:
-        InputError: If they are not those of the study.
-    """
-    inputs = _digests(components, splits)
-    require_same_inputs(directory, record.sessions, inputs)
-    return inputs
-
-
-def _digests(components: StudyComponents, splits: Sequence[Split]) -> Inputs:
-    trainer = components.trainer
-    return trainer.input_digests(splits) if isinstance(trainer, SupportsInputDigests) else Inputs()
-
-
 def _inputs(
     directory: Path,
     record: StudyRecord,
@@ -261,7 +245,7 @@ def _inputs(
     components.trainer.requirements()  # Which refuses a length before anything is loaded.
     own_inputs(directory, record, study_components(directory, record), STUDY_SPLITS)
     gc.collect()  # Its model goes before another one is loaded.
-    return _digests(components, (split,))
+    return input_digests(components, (split,))
 
 
 def _evaluate(trainer: Trainer, row: pd.Series, split: Split) -> Evaluation:

@@ -23,7 +23,7 @@ from qsearch.deployment.storage_options import (
     StorageOptions,
     with_answers,
 )
-from qsearch.deployment.study_trainer import load_last_state, study_components
+from qsearch.deployment.study_trainer import load_last_state, own_inputs, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsDryRun, SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.components import PYTHON_ONLY
@@ -238,6 +238,8 @@ def _prepared(
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(components.quantizer)
     show("loading the model")
+    # Of the data, the study keeps what an export needs.
+    own_inputs(directory, record, components, splits=())
     load_last_state(directory, record, components.trainer)
     return _Writer(record, components.trainer, format, exporter, show, storage), rows
 

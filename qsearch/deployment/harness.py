@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from qsearch.deployment.evaluating import LOADED, Progress, own_inputs
-from qsearch.deployment.study_trainer import load_last_state, study_components
+from qsearch.deployment.evaluating import LOADED, Progress
+from qsearch.deployment.study_trainer import load_last_state, own_inputs, study_components
 from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsTaskHarness
 from qsearch.plugins.harness import HarnessResults

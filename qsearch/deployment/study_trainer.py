@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from qsearch.errors import InputError
+from qsearch.plugins.capabilities import SupportsInputDigests
 from qsearch.plugins.components import PYTHON_ONLY, StudyComponents, build_components
+from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts
-from qsearch.plugins.protocols import Trainer
+from qsearch.plugins.protocols import Split, Trainer
+from qsearch.provenance.session import require_same_inputs
 from qsearch.spec.sections import OBJECTIVE, PluginSpec
 from qsearch.storage.checkpoints import read_adapter, read_data_facts
 from qsearch.storage.directory import read_study_yaml
@@ -40,6 +44,27 @@ def study_components(
     if facts is not None and isinstance(trainer, SupportsDataFacts):
         trainer.use_data_facts(facts)
     return components
+
+
+def own_inputs(
+    directory: Path, record: StudyRecord, components: StudyComponents, splits: Sequence[Split]
+) -> Inputs:
+    """Return the model and the examples of splits, as far as the trainer identifies them.
+
+    Both are loaded for it. Examples that the study has not read are not compared.
+
+    Raises:
+        InputError: If they are not those of the study.
+    """
+    inputs = input_digests(components, splits)
+    require_same_inputs(directory, record.sessions, inputs)
+    return inputs
+
+
+def input_digests(components: StudyComponents, splits: Sequence[Split]) -> Inputs:
+    """Return the model and the examples of splits, as far as a trainer identifies them."""
+    trainer = components.trainer
+    return trainer.input_digests(splits) if isinstance(trainer, SupportsInputDigests) else Inputs()
 
 
 def load_last_state(directory: Path, record: StudyRecord, trainer: Trainer) -> None:

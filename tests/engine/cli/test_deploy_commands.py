@@ -20,6 +20,7 @@ from qsearch.deployment.budgets import Budget
 from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
+from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.paths import FOOTPRINT_FILE
 from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
@@ -293,6 +294,26 @@ def test_an_export_of_a_trainer_without_export_jobs_is_refused(
     out = ["--to", tmp_path / "out", "--format", "json"]
     errors = qsearch("export", finished, "--bits", "4", *out).refused()
     assert "--format json: trainer 'fake' exports nothing" in errors
+
+
+def test_another_model_than_the_study_s_is_not_exported(
+    qsearch, finished: Path, record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, before, now = shutil.copytree(finished, tmp_path / "run"), "a" * 64, "b" * 64
+    of_study = Inputs({"model.safetensors": before}, {"train": ExamplesDigest(2, before)})
+    sessions = tuple(replace(session, inputs=of_study) for session in record.sessions)
+    write_study(directory, replace(record, sessions=sessions))
+    trainer = load_plugin("trainers", "fake")
+    arguments = ("export", directory, "--bits", "4", "--format", "json", "--to")
+    # An export needs no data, so those may be others.
+    same = replace(of_study, data={"train": ExamplesDigest(2, now)})
+    monkeypatch.setattr(trainer, "inputs", same)
+    assert qsearch(*arguments, tmp_path / "same").code == 0
+    monkeypatch.setattr(trainer, "inputs", replace(of_study, model={"model.safetensors": now}))
+    errors = qsearch(*arguments, tmp_path / "other").refused()
+    assert f"{directory} has results of another model or other examples (SHA-256)" in errors
+    assert f"model model.safetensors: {before} → {now}" in errors
+    assert not (tmp_path / "other").exists()
 
 
 def test_an_exports_facts_have_the_bytes_of_the_weight_files_that_the_exporter_names(
