@@ -14,6 +14,7 @@ from qsearch_quantizers.libraries.optional import optional_module
 from qsearch_quantizers.packed.stored_types import as_stored
 from torch import Tensor
 
+from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.ggml_weights import layer_blocks, planned_type, require_ggml_types
@@ -21,6 +22,7 @@ from qsearch_coalora.export.gguf_file import FileOriginal
 from qsearch_coalora.export.gguf_model import TYPES, ModelOriginal
 from qsearch_coalora.export.gguf_original import FORMAT, Original, gguf_names
 from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.export.llama_tokens import is_installed, require_same_tokens, unlike_tokens
 from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
@@ -34,13 +36,20 @@ what llama.cpp dequantizes is what the study evaluated. {others}
 Where a group of the configuration is more than one block of 32 weights, its scale is repeated: the
 file holds {stored:.4f} bits a weight.
 
-{tables}{adapter}```
+{unlike}{tables}{adapter}```
 llama-cli --model model.gguf{lora} --prompt "…"
 ```
 """
 
 _COPIED = "Other tensors are\nthose of the original file, byte for byte."
 _CONVERTED = "Other matrices are\nstored as {dtype}, vectors as float32."
+
+_UNLIKE = """\
+The study was evaluated with the tokenizer that transformers makes of the original file. llama.cpp
+makes other tokens of some texts, with which the model may predict otherwise, such as (llama.cpp's
+tokens first): {unlike}.
+
+"""
 
 _ADAPTER = "`adapter.gguf` is the {method} adapter of this configuration:\n\n"
 
@@ -98,11 +107,16 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
             orders a layer's rows is not known.
     """
     plan = _plan(job)
+    original, unlike = plan.original, None
+    if isinstance(original, ModelOriginal) and is_installed():
+        require_same_tokens(original.add_fields, original.architecture, job.tokenizer)
+    elif isinstance(original, FileOriginal) and is_installed():
+        unlike = unlike_tokens(original.path, job.tokenizer)
     orders = _write_model(plan, job, directory / MODEL_FILE)
     if job.has_adapter:
         _write_adapter(plan, job, orders, directory / ADAPTER_FILE)
     layers = job.adapted.layers
-    is_file = isinstance(plan.original, FileOriginal)
+    is_file = isinstance(original, FileOriginal)
     dtype = str(job.storage.dtype).removeprefix("torch.")
     stored = sum(
         layers[position].shape[0] * plan.row_bytes(kind, layers[position].shape[1])
@@ -116,6 +130,7 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
         types=", ".join(sorted({kind for _, kind in plan.kinds.values()})),
         stored=8 * stored / sum(layer.parameters for layer in layers),
         others=_COPIED if is_file else _CONVERTED.format(dtype=dtype),
+        unlike=_UNLIKE.format(unlike=as_code(unlike)) if unlike else "",
         tables=_TABLES if job.adapted.tables else "",
         adapter=_ADAPTER.format(method=job.method) if job.has_adapter else "",
         lora=f" --lora {ADAPTER_FILE}" if job.has_adapter else "",

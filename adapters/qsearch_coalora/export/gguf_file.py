@@ -23,7 +23,7 @@ class FileOriginal:
     def __init__(self, job: AdapterJob, path: Path) -> None:
         import gguf
 
-        self._job, self._gguf = job, gguf
+        self._job, self._gguf, self.path = job, gguf, path
         self._reader = gguf.GGUFReader(path)
         self._by_name = {tensor.name: tensor for tensor in self._reader.tensors}
         self.architecture = str(self._reader.fields["general.architecture"].contents())

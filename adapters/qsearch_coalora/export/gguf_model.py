@@ -19,7 +19,7 @@ from qsearch_coalora.export.gguf_architectures import (
     rope_factors,
 )
 from qsearch_coalora.export.gguf_original import FORMAT, OriginalTensor, gguf_names
-from qsearch_coalora.export.gguf_vocabulary import vocabulary_of
+from qsearch_coalora.export.gguf_vocabulary import Vocabulary, vocabulary_of
 from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.models.source import locate_model, source_folder
 
@@ -39,9 +39,14 @@ class ModelOriginal:
         self.architecture = self._known.name
         self.blocks = int(self._config.num_hidden_layers)
 
+    @cached_property
+    def _vocabulary(self) -> Vocabulary:
+        return vocabulary_of(self._job.tokenizer, self._config.vocab_size, FORMAT)
+
     def add_fields(self, writer: Any) -> None:
         """Say what the model and its tokenizer are."""
-        add_description(self._job.model, self._config, self._job.tokenizer, writer)
+        add_description(self._job.model, self._config, writer)
+        self._vocabulary.add_to(writer)
 
     @cached_property
     def tensors(self) -> list[OriginalTensor]:
@@ -91,16 +96,15 @@ def _planned(name: str, tensor: Tensor, dtype: torch.dtype, values: Any) -> Orig
     return OriginalTensor(name, shape, np.dtype(np.uint8), kind, stored)
 
 
-def add_description(model: ModelSpec, config: Any, tokenizer: Any, writer: Any) -> None:
-    """Say to a writer what a model is: its card, its sizes and its tokenizer.
+def add_description(model: ModelSpec, config: Any, writer: Any) -> None:
+    """Say to a writer what a model is, by its card and its sizes.
 
     Raises:
-        InputError: If llama.cpp is not known to compute with it, or to cut text, as it does.
+        InputError: If llama.cpp is not known to compute as it does.
     """
     import gguf
 
     architecture = architecture_of(config, FORMAT)
-    vocabulary = vocabulary_of(tokenizer, config.vocab_size, FORMAT)
     source = locate_model(model)
     folder = source_folder(source)
     # The folder of a hub model has the name of a commit.
@@ -114,4 +118,3 @@ def add_description(model: ModelSpec, config: Any, tokenizer: Any, writer: Any) 
     card.set_gguf_meta_model(writer)
     add_hyperparameters(architecture, config, writer)
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
-    vocabulary.add_to(writer)

@@ -16,7 +16,7 @@ PACKAGE = "llama_cpp_py_sync"
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog. It's what they'd've said, wasn't it? WE'LL SEE.",
-    "def add(a: int, b: int) -> int:\n    return a + b  # sum\n\n\n\tif x != 3.14159:\n\t\tprint()\r\n",
+    "def add(a: int, b: int):\n    return a + b  # sum\n\n\n\tif x != 3.14159:\n\t\tprint()\r\n",
     "0 12 345 6789 12345678901 3.14 1,000,000 ½ ² ٣٤٥ Ⅷ 0x1F 2026-12-01",
     "Größe, façade, naïve, Übermut; Привет, мир! Ελληνικά; שלום עולם; مرحبا بالعالم",
     "我想在工作中使用它。これは日本語の文章です。한국어 문장입니다. ภาษาไทย हिन्दी বাংলা",
@@ -34,7 +34,9 @@ def is_installed() -> bool:
     return find_spec(PACKAGE) is not None
 
 
-def require_same_tokens(add_fields: Callable[[Any], None], architecture: str, tokenizer: Any) -> None:
+def require_same_tokens(
+    add_fields: Callable[[Any], None], architecture: str, tokenizer: Any
+) -> None:
     """Check that llama.cpp reads a vocabulary, and makes the tokenizer's tokens of texts.
 
     Args:
@@ -54,15 +56,27 @@ def require_same_tokens(add_fields: Callable[[Any], None], architecture: str, to
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.close()
-        with _vocabulary(path) as tokens_of:
-            for text in TEXTS:
-                expected = tokenizer(text)["input_ids"]
-                found = tokens_of(text)
-                if found != expected:
-                    raise InputError(
-                        f"--format {FORMAT}: llama.cpp makes other tokens of {text!r} than the"
-                        f" model's tokenizer: {_apart(tokenizer, found, expected)}"
-                    )
+        unlike = unlike_tokens(path, tokenizer)
+    if unlike is not None:
+        raise InputError(
+            f"--format {FORMAT}: llama.cpp and the model's tokenizer make different tokens of"
+            f" {unlike}"
+        )
+
+
+def unlike_tokens(path: Path, tokenizer: Any) -> str | None:
+    """Say of which text llama.cpp makes other tokens with a file than a tokenizer; None if of none.
+
+    Raises:
+        InputError: If llama.cpp does not load the file's vocabulary.
+    """
+    with _vocabulary(path) as tokens_of:
+        for text in TEXTS:
+            expected = tokenizer(text)["input_ids"]
+            found = tokens_of(text)
+            if found != expected:
+                return f"{text!r}: {_apart(tokenizer, found, expected)}"
+    return None
 
 
 def _apart(tokenizer: Any, found: Sequence[int], expected: Sequence[int]) -> str:
@@ -70,10 +84,10 @@ def _apart(tokenizer: Any, found: Sequence[int], expected: Sequence[int]) -> str
     pairs = zip(found, expected, strict=False)
     place = next((at for at, (one, other) in enumerate(pairs) if one != other), 0)
     shown = (
-        repr(tokenizer.convert_ids_to_tokens(list(each[place : place + 3])))
+        str(tokenizer.convert_ids_to_tokens(list(each[place : place + 3])))
         for each in (found, expected)
     )
-    return " and not ".join(shown)
+    return " and ".join(shown)
 
 
 @contextmanager
@@ -81,7 +95,7 @@ def _vocabulary(path: Path) -> Iterator[Callable[[str], list[int]]]:
     """Load a file's vocabulary, and yield what gives the tokens of a text."""
     from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
 
-    ffi, lib = get_ffi(), get_lib()
+    ffi, lib = get_ffi(), get_lib()  # type: ignore[no-untyped-call]
     signature = "void(enum ggml_log_level, const char *, void *)"
     silence = ffi.callback(signature, lambda *_: None)
     lib.llama_log_set(silence, ffi.NULL)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
+from tokenizers.processors import TemplateProcessing
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
 
 TEXT = [
@@ -78,8 +81,6 @@ def of_bytes(rules: str, begins: bool = False) -> Any:
     tokenizer = trained(*(RULES[rules][0], 400, RULES[rules][1]))
     if begins:
         number = tokenizer.token_to_id("<|begin|>")
-        from tokenizers.processors import TemplateProcessing
-
         tokenizer.post_processor = TemplateProcessing(
             single="<|begin|> $A", special_tokens=[("<|begin|>", number)]
         )
@@ -92,8 +93,6 @@ def of_bytes(rules: str, begins: bool = False) -> Any:
 
 
 def _pieces(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
-    import json
-
     model = json.loads(tokenizer.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
 
@@ -131,7 +130,7 @@ TOKENIZERS: dict[str, Any] = {
     "gemma3_text": lambda: of_marks("Gemma"),
 }
 
-_LLAMA3 = {
+LLAMA3 = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,
     "factor": 8.0,
@@ -141,7 +140,7 @@ _LLAMA3 = {
 }
 
 CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "llama": ("Llama", {"rope_parameters": _LLAMA3, "tie_word_embeddings": True}),
+    "llama": ("Llama", {"rope_parameters": LLAMA3, "tie_word_embeddings": True}),
     "mistral": ("Mistral", {"sliding_window": 96}),
     "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
     "qwen3": ("Qwen3", {"head_dim": 32}),
@@ -171,16 +170,16 @@ def save_model(kind: str, folder: Path, **changes: Any) -> Path:
         "num_key_value_heads": 2,
         "intermediate_size": 128,
         "max_position_embeddings": 256,
-        "initializer_range": 0.1,
         "dtype": "bfloat16",
     }
     config = getattr(transformers, f"{name}Config")(**sizes | own | changes)
-    torch.manual_seed(0)
     model = getattr(transformers, f"{name.removesuffix('Text')}ForCausalLM")(config)
+    draw = np.random.default_rng(0)
     with torch.no_grad():
-        for path, parameter in model.named_parameters():
-            if parameter.ndim == 1:  # Norms and biases, which begin as constants.
-                parameter += 0.2 * torch.randn_like(parameter)
+        for parameter in model.parameters():
+            is_norm = parameter.ndim == 1 and bool((parameter == 1).all())
+            values = draw.normal(0, 0.1 if parameter.ndim > 1 else 0.2, parameter.shape)
+            parameter.copy_(torch.from_numpy(values + is_norm))
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

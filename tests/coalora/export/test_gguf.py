@@ -236,15 +236,6 @@ def test_a_quantizer_without_types_of_ggml_is_refused(
         export(other, configuration(other), tmp_path, "gguf")
 
 
-def test_a_model_that_is_from_no_gguf_file_is_refused(
-    make_trainer: Any, llama_folder: Path, make_causal_task: Any, tmp_path: Path
-) -> None:
-    task, plugin = make_causal_task(), QUANTIZERS["integer"]
-    other = make_trainer(model=llama_folder, task=task, plugin=plugin)
-    with pytest.raises(InputError, match=r"is not from a GGUF file.*convert_hf_to_gguf"):
-        export(other, configuration(other), tmp_path / "out", "gguf")
-
-
 def test_a_classifier_is_refused(
     trainer: CoALoRATrainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

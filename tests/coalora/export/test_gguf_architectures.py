@@ -3,26 +3,53 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from qsearch_coalora.export.gguf_architectures import architecture_of
+from qsearch_coalora.export.gguf_model import ModelOriginal
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from qsearch.errors import InputError
 from qsearch.plugins.components import space_of
+from qsearch.plugins.exporters import Storage
 from qsearch.space.configuration import Configuration
-from tests.coalora.export.small_models import CONFIGS, TEXT, save_model
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.conftest import small_config
+from tests.coalora.export.small_gguf import finish
+from tests.coalora.export.small_models import CONFIGS, LLAMA3, TEXT, save_model
 from tests.coalora.exported import export, weight_files
 from tests.coalora.llama_cpp import engine_logits
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
 
-LENGTH, TOKENS = 256, 4096
+TOKENS = 4096
+
+
+def tokens_of(path: Path, count: int, words: int) -> torch.Tensor:
+    """Random tokens in as many rows of a file's context as it takes."""
+    reader = gguf.GGUFReader(path)
+    architecture = reader.fields["general.architecture"].contents()
+    length = reader.fields[f"{architecture}.context_length"].contents()
+    draw = torch.Generator().manual_seed(0)
+    return torch.randint(0, words, (-(-count // length), length), generator=draw)
+
+
+def divergence(
+    expected: torch.Tensor, path: Path, tokens: torch.Tensor, adapter: Path | None = None
+) -> float:
+    """Mean KL of llama.cpp's predictions to logits (rows × tokens × words)."""
+    rows = [engine_logits(path, row, adapter) for row in tokens.tolist()]
+    found, expected = torch.stack(rows).log_softmax(-1), expected.log_softmax(-1)
+    return float((expected.exp() * (expected - found)).sum(dim=-1).mean())
 
 
 @pytest.fixture(scope="module")
@@ -66,30 +93,146 @@ def configuration(trainer: Any) -> Configuration:
 
 
 @torch.no_grad()
-def study_log_probabilities(trainer: Any, tokens: torch.Tensor) -> torch.Tensor:
+def study_logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor:
     adapted = trainer.study.adapted
     adapted.peft_model.eval()
-    if isinstance(trainer, PTQTrainer):
-        trainer.place(configuration(trainer))
-    else:
-        adapted.use(configuration(trainer))
-    return adapted.logits({"input_ids": tokens}).log_softmax(-1)
+    place = trainer.place if isinstance(trainer, PTQTrainer) else adapted.use
+    place(configuration(trainer))
+    return adapted.logits({"input_ids": tokens})
 
 
 def test_llama_cpp_predicts_what_the_study_does(trainer: Any, tmp_path: Path) -> None:
-    planned = export(trainer, configuration(trainer), tmp_path, "gguf", "bfloat16")
-    assert planned == weight_files(tmp_path)
-    draw = torch.Generator().manual_seed(0)
-    words = len(trainer.study.loaded.tokenizer)
-    tokens = torch.randint(0, words, (TOKENS // LENGTH, LENGTH), generator=draw)
-    expected = study_log_probabilities(trainer, tokens)
-    adapter = tmp_path / "adapter.gguf"
-    found = torch.stack(
-        [
-            engine_logits(tmp_path / "model.gguf", row, adapter if adapter.exists() else None)
-            for row in tokens.tolist()
-        ]
-    ).log_softmax(-1)
-    divergences = (expected.exp() * (expected - found)).sum(dim=-1)
-    print(divergences.mean(), divergences.max(), expected.std())
-    assert divergences.mean() < 0.005
+    planned = export(trainer, configuration(trainer), tmp_path / "one", "gguf", "auto")
+    assert planned == weight_files(tmp_path / "one")
+    model, adapter = (tmp_path / "one" / f"{name}.gguf" for name in ("model", "adapter"))
+    tokens = tokens_of(model, TOKENS, len(trainer.study.loaded.tokenizer))
+    expected = study_logits(trainer, tokens)
+    # What is left is llama.cpp's rounding of the inputs of quantized products to 8 bits.
+    assert divergence(expected, model, tokens, adapter if adapter.exists() else None) < 0.005
+    assert adapter.exists() != isinstance(trainer, PTQTrainer)
+    if adapter.exists():
+        assert divergence(expected[:1], model, tokens[:1]) > 0.005  # It does something.
+    export(trainer, configuration(trainer), tmp_path / "again", "gguf", "auto")
+    for path in (tmp_path / "one").iterdir():
+        assert (tmp_path / "again" / path.name).read_bytes() == path.read_bytes()
+
+
+LINEAR = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 4.0}
+YARN = LINEAR | {"rope_type": "yarn", "original_max_position_embeddings": 64}
+GLOBAL = {"rope_type": "default", "rope_theta": 1000000.0}
+LOCAL = {"rope_type": "default", "rope_theta": 10000.0}
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    **{kind: (kind, {}) for kind in CONFIGS},
+    "Llama, linear": ("llama", {"rope_parameters": LINEAR}),
+    "Llama, yarn": ("llama", {"rope_parameters": YARN}),
+    "Llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+    "Llama, wide heads": ("llama", {"head_dim": 32, "tie_word_embeddings": False}),
+    "Mistral, no window": ("mistral", {"sliding_window": None}),
+    "Qwen 2, yarn": ("qwen2", {"rope_parameters": YARN}),
+    "Qwen 2, windows": (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 64, "max_window_layers": 1},
+    ),
+    "Gemma 3, capped": ("gemma3_text", {"final_logit_softcapping": 5.0}),
+    "Gemma 3, linear": (
+        "gemma3_text",
+        {
+            "rope_parameters": {
+                "full_attention": GLOBAL | {"rope_type": "linear", "factor": 8.0},
+                "sliding_attention": LOCAL,
+            }
+        },
+    ),
+    "Gemma 3, windows alone": ("gemma3_text", {"layer_types": ["sliding_attention"] * 3}),
+}
+
+
+@pytest.mark.parametrize(("kind", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_llama_cpp_computes_the_same_with_the_weights_as_they_are(
+    kind: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    folder, path = save_model(kind, tmp_path / kind, **changes), tmp_path / "float.gguf"
+    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    job: Any = SimpleNamespace(
+        module=module,
+        tokenizer=tokenizer,
+        model=ModelSpec(name=str(folder)),
+        storage=Storage(torch.float32),
+        state=module.state_dict,
+    )
+    written = ModelOriginal(job)
+    writer = gguf.GGUFWriter(path, written.architecture)
+    written.add_fields(writer)
+    for tensor in written.tensors:
+        writer.add_tensor(tensor.name, tensor.values(), raw_dtype=tensor.kind)
+    finish(writer)
+    tokens = tokens_of(path, 512, len(tokenizer))
+    with torch.no_grad():
+        expected = module(tokens).logits
+    # A wrong order of rows, window, offset or frequency makes 0.01 and more.
+    assert divergence(expected, path, tokens) < 1e-6
+
+
+REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
+    "activation": ("Llama", {"hidden_act": "gelu"}, "the activation 'gelu'"),
+    "rope": (
+        "Qwen3",
+        {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}},
+        r"the rotary embedding 'dynamic' \(full_attention\)",
+    ),
+    "factors": (
+        "Qwen2",
+        {"rope_parameters": LLAMA3},
+        "the rotary embedding 'llama3'",
+    ),
+    "partly rotated": (
+        "Llama",
+        {"rope_parameters": LOCAL | {"partial_rotary_factor": 0.5}},
+        "partial_rotary_factor 0.5",
+    ),
+    "scale": ("Gemma3Text", {"query_pre_attn_scalar": 100, "head_dim": 16}, "100, only with 16"),
+    "both directions": (
+        "Gemma3Text",
+        {"query_pre_attn_scalar": 16, "head_dim": 16, "use_bidirectional_attention": True},
+        "use_bidirectional_attention",
+    ),
+    "order of windows": (
+        "Gemma3Text",
+        {
+            "query_pre_attn_scalar": 16,
+            "head_dim": 16,
+            "num_hidden_layers": 3,
+            "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        },
+        "layer_types in this order",
+    ),
+    "type": ("Bert", {}, "type 'bert' are not among those .*llama, .*convert_hf_to_gguf"),
+}
+
+
+@pytest.mark.parametrize(("name", "changes", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_llama_cpp_computes_otherwise_is_refused(
+    name: str, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        architecture_of(small_config(name, **changes), "gguf")
+
+
+def test_the_models_card_is_kept(tmp_path: Path) -> None:
+    folder = save_model("qwen2", tmp_path / "small-qwen")
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\ntags: [small]\n---\n# Small\n")
+    job: Any = SimpleNamespace(
+        module=SimpleNamespace(config=AutoConfig.from_pretrained(folder)),
+        tokenizer=AutoTokenizer.from_pretrained(folder),
+        model=ModelSpec(name=str(folder)),
+    )
+    writer = gguf.GGUFWriter(None, "qwen2")
+    ModelOriginal(job).add_fields(writer)
+    (fields,) = writer.kv_data
+    assert fields["general.license"].value == "apache-2.0"
+    assert fields["general.tags"].value == ["small"]
+    (folder / "README.md").write_text("---\n- [unclosed\n---\n")
+    with pytest.raises(InputError, match=r"the model's card in .*small-qwen"):
+        ModelOriginal(job).add_fields(gguf.GGUFWriter(None, "qwen2"))
