@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,6 +24,7 @@ from qsearch.plugins.exporters import Storage
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_config
+from tests.coalora.export.gguf_converter import FACTS, facts_of
 from tests.coalora.export.small_gguf import finish
 from tests.coalora.export.small_models import CONFIGS, LLAMA3, TEXT, save_model
 from tests.coalora.exported import export, weight_files
@@ -148,18 +150,14 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(("kind", "changes"), VARIANTS.values(), ids=VARIANTS)
-def test_llama_cpp_computes_the_same_with_the_weights_as_they_are(
-    kind: str, changes: dict[str, Any], tmp_path: Path
-) -> None:
-    folder, path = save_model(kind, tmp_path / kind, **changes), tmp_path / "float.gguf"
+def write_float(folder: Path, path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Write a model as it is, and return it."""
     module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
     job: Any = SimpleNamespace(
         module=module,
-        tokenizer=tokenizer,
+        tokenizer=AutoTokenizer.from_pretrained(folder),
         model=ModelSpec(name=str(folder)),
-        storage=Storage(torch.float32),
+        storage=Storage(dtype),
         state=module.state_dict,
     )
     written = ModelOriginal(job)
@@ -168,11 +166,61 @@ def test_llama_cpp_computes_the_same_with_the_weights_as_they_are(
     for tensor in written.tensors:
         writer.add_tensor(tensor.name, tensor.values(), raw_dtype=tensor.kind)
     finish(writer)
-    tokens = tokens_of(path, 512, len(tokenizer))
+    return module
+
+
+@pytest.mark.parametrize(("kind", "changes"), VARIANTS.values(), ids=VARIANTS)
+def test_llama_cpp_computes_the_same_with_the_weights_as_they_are(
+    kind: str, changes: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "float.gguf"
+    module = write_float(save_model(kind, tmp_path / kind, **changes), path)
+    tokens = tokens_of(path, 512, 380)
     with torch.no_grad():
         expected = module(tokens).logits
     # A wrong order of rows, window, offset or frequency makes 0.01 and more.
     assert divergence(expected, path, tokens) < 1e-6
+
+
+MORE = {"tokenizer.ggml.add_bos_token", "tokenizer.ggml.add_eos_token"}
+SIZES = {"attention.key_length", "attention.value_length", "rope.dimension_count", "vocab_size"}
+DIFFERENCES = {
+    # A token that is added and looks special is not special to transformers.
+    "llama": {"tokenizer.ggml.token_type"},
+    # The converter's file is not filled up to the embeddings, has one score for all tokens, and
+    # attends to more than the window.
+    "mistral": {
+        "llama.context_length",
+        *(f"tokenizer.ggml.{name}" for name in ("tokens", "scores", "token_type")),
+        "tokenizer.ggml.add_space_prefix",
+    },
+    "gemma3_text": {
+        "gemma3.attention.sliding_window_pattern",
+        "tokenizer.ggml.add_space_prefix",
+        *(f"tokenizer.ggml.{name}" for name in ("model", "merges", "scores", "token_type")),
+    },
+}
+"""In which fields of a file the converter differs, other than that it leaves some of these out."""
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_a_file_is_what_llama_cpps_converter_writes(kind: str, tmp_path: Path) -> None:
+    write_float(save_model(kind, tmp_path / kind), tmp_path / "own.gguf", torch.bfloat16)
+    own, facts = facts_of(tmp_path / "own.gguf"), json.loads(FACTS.read_text())[kind]
+    unlike, lacking = compared(own["fields"], facts["fields"])
+    left_out = {name for name in lacking if name in MORE or name.partition(".")[2] in SIZES}
+    assert unlike | (lacking - left_out) == DIFFERENCES.get(kind, set())
+    unlike, lacking = compared(own["tensors"], facts["tensors"])
+    # The factors are rounded otherwise, and of Gemma the converter cuts the table of embeddings.
+    known = {"llama": {"rope_freqs.weight"}, "gemma3_text": {"token_embd.weight"}}
+    assert unlike <= known.get(kind, set())
+    assert not lacking
+
+
+def compared(one: dict[str, Any], other: dict[str, Any]) -> tuple[set[str], set[str]]:
+    """Names that have different values, and those that only one has."""
+    unlike = {name for name in one.keys() & other.keys() if one[name] != other[name]}
+    return unlike, one.keys() ^ other.keys()
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
