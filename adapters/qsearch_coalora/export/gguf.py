@@ -22,7 +22,7 @@ from qsearch_coalora.export.gguf_file import FileOriginal
 from qsearch_coalora.export.gguf_model import TYPES, ModelOriginal
 from qsearch_coalora.export.gguf_original import FORMAT, Original, gguf_names
 from qsearch_coalora.export.job import AdapterJob, auto_class
-from qsearch_coalora.export.llama_tokens import is_installed, require_same_tokens, unlike_tokens
+from qsearch_coalora.export.llama_tokens import compare_tokens, is_installed, unlike_text
 from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
@@ -45,9 +45,8 @@ _COPIED = "Other tensors are\nthose of the original file, byte for byte."
 _CONVERTED = "Other matrices are\nstored as {dtype}, vectors as float32."
 
 _UNLIKE = """\
-The study was evaluated with the tokenizer that transformers makes of the original file. llama.cpp
-makes other tokens of some texts, with which the model may predict otherwise, such as (llama.cpp's
-tokens first): {unlike}.
+llama.cpp makes other tokens of some texts than the tokenizer that the study was evaluated with, and
+the model may predict otherwise there, such as (llama.cpp's tokens first): {unlike}.
 
 """
 
@@ -109,9 +108,10 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     plan = _plan(job)
     original, unlike = plan.original, None
     if isinstance(original, ModelOriginal) and is_installed():
-        require_same_tokens(original.add_fields, original.architecture, job.tokenizer)
+        unlike = compare_tokens(original.add_fields, original.architecture, job.tokenizer)
     elif isinstance(original, FileOriginal) and is_installed():
-        unlike = unlike_tokens(original.path, job.tokenizer)
+        text = unlike_text(original.path, job.tokenizer)
+        unlike = None if text is None else text.shown
     orders = _write_model(plan, job, directory / MODEL_FILE)
     if job.has_adapter:
         _write_adapter(plan, job, orders, directory / ADAPTER_FILE)

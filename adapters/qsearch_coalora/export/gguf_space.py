@@ -16,7 +16,7 @@ from qsearch_coalora.export.gguf_architectures import architecture_of
 from qsearch_coalora.export.gguf_model import add_description
 from qsearch_coalora.export.gguf_original import FORMAT
 from qsearch_coalora.export.gguf_vocabulary import vocabulary_of
-from qsearch_coalora.export.llama_tokens import is_installed, require_same_tokens
+from qsearch_coalora.export.llama_tokens import compare_tokens, is_installed
 from qsearch_coalora.models.loading import load_config
 from qsearch_coalora.models.source import locate_model
 from qsearch_coalora.models.tokenizers import load_tokenizer
@@ -26,7 +26,7 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
     """Check that a GGUF file holds every configuration of a space, and that llama.cpp runs it.
 
     Returns:
-        That the tokenizer could not be compared with llama.cpp's, where that is so.
+        Of which text llama.cpp makes other tokens than the tokenizer, or that this is not known.
 
     Raises:
         InputError: If it does not; the message names layers, or says what llama.cpp lacks.
@@ -43,8 +43,8 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
         vocabulary.add_to(writer)
 
     if is_installed():
-        require_same_tokens(add_fields, architecture.name, tokenizer)
-        return []
+        unlike = compare_tokens(add_fields, architecture.name, tokenizer)
+        return [f"llama.cpp makes other tokens than the tokenizer of {unlike}"] if unlike else []
     return [
         "whether llama.cpp makes the same tokens of text is not known: install the extra gguf, and"
         " check again"

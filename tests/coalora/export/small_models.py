@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,14 @@ TEKKEN_REGEX = (
     r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+"
     r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*"
     r"|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+GPT4O_REGEX = (
+    rf"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{CONTRACTIONS}"
+    rf"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+"
+    rf"[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{CONTRACTIONS}"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
@@ -53,12 +62,15 @@ RULES = {
     "llama-bpe": (split_by(LLAMA3_REGEX), True),
     "smaug-bpe": (split_by(LLAMA3_REGEX), False),
     "tekken": (split_by(TEKKEN_REGEX), True),
+    "gpt-4o": (split_by(GPT4O_REGEX), False),
 }
 """How text is cut, and whether whole words come before merges, by llama.cpp's name of it."""
 
 
-def trained(pre_tokenizer: Any, size: int, words_first: bool = False) -> Tokenizer:
-    """Train merges of bytes on the text."""
+def trained(
+    pre_tokenizer: Any, words_first: bool = False, size: int = 400, texts: Sequence[str] = TEXT
+) -> Tokenizer:
+    """Train merges of bytes on texts."""
     tokenizer = Tokenizer(BPE(ignore_merges=words_first))
     tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizer, decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -67,18 +79,18 @@ def trained(pre_tokenizer: Any, size: int, words_first: bool = False) -> Tokeniz
         special_tokens=["<|begin|>", "<|end|>"],
         show_progress=False,
     )
-    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
 
 
-def of_bytes(rules: str, begins: bool = False) -> Any:
+def of_bytes(rules: str, begins: bool = False, **training: Any) -> Any:
     """A tokenizer of bytes that cuts text by rules of :data:`RULES`, or those of Qwen."""
     if rules == "qwen2":
-        vocabulary, merges = _pieces(trained(split_by(PRETOKENIZE_REGEX), 400))
+        vocabulary, merges = _pieces(trained(split_by(PRETOKENIZE_REGEX), **training))
         return transformers.Qwen2Tokenizer(
             vocabulary, merges, eos_token="<|end|>", unk_token="<|end|>", pad_token="<|end|>"
         )
-    tokenizer = trained(*(RULES[rules][0], 400, RULES[rules][1]))
+    tokenizer = trained(*RULES[rules], **training)
     if begins:
         number = tokenizer.token_to_id("<|begin|>")
         tokenizer.post_processor = TemplateProcessing(

@@ -79,7 +79,7 @@ def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: P
     found = engine_logits(tmp_path / "model.gguf", tokens.tolist()).log_softmax(-1)
     divergences = (expected.exp() * (expected - found)).sum(dim=-1)
     print(divergences.mean(), divergences.std() / len(divergences) ** 0.5, divergences.max())
-    # transformers cuts no digits apart, as the file's rules do; few texts have such pieces.
+    # transformers cuts no digits apart, as the file's rules do; few pieces are of such.
     assert "['Ġ', 'Â½', 'Ġ'] and ['ĠÂ', '½', 'ĠÂ']" in (tmp_path / "README.md").read_text()
     # What is left is llama.cpp's rounding of the inputs of quantized products to 8 bits.
     assert divergences.mean() < 0.005

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from qsearch_coalora.export import gguf_space
 from qsearch_coalora.export.formats import GGUFExporter
+from qsearch_coalora.export.llama_tokens import TEXTS
 from qsearch_coalora.models.loading import load_shape
 from qsearch_quantizers.integer.quantizer import Integer
 
@@ -44,6 +45,15 @@ def test_without_llama_cpp_it_is_said_that_tokens_were_not_compared(
     monkeypatch.setattr(gguf_space, "is_installed", lambda: False)
     (note,) = checked(folder)
     assert "install the extra gguf" in note
+
+
+def test_text_in_scripts_that_llama_cpp_cuts_otherwise_is_told(tmp_path: Path) -> None:
+    pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
+    save_model("llama", tmp_path, vocab_size=1024)
+    (tmp_path / "tokenizer.json").unlink()
+    of_bytes("tekken", size=1024, texts=TEXTS).save_pretrained(tmp_path)
+    (note,) = checked(tmp_path)
+    assert "llama.cpp makes other tokens than the tokenizer of 'ภาษาไทย हिन्दी" in note
 
 
 def test_choices_without_a_type_are_refused_with_a_layer(folder: Path) -> None:

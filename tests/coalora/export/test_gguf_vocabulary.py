@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from qsearch_coalora.export.gguf_vocabulary import Vocabulary, vocabulary_of
-from qsearch_coalora.export.llama_tokens import require_same_tokens
+from qsearch_coalora.export.llama_tokens import TEXTS, compare_tokens
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
@@ -19,7 +19,7 @@ from tests.coalora.export.small_models import RULES, of_bytes, of_marks
 
 gguf = pytest.importorskip("gguf")
 
-SIZE = 600
+SIZE = 1024
 
 
 def fields_of(vocabulary: Vocabulary) -> Callable[[Any], None]:
@@ -57,9 +57,15 @@ PREPENDED = {
 }
 """How older files of Llama's tokenizer have it."""
 
+TRAINING: dict[str, Any] = {"size": SIZE, "texts": TEXTS}
+"""Each word of the compared texts is a token, so that where they are cut shows."""
+
 EXPRESSIBLE = {
-    **{name: (lambda name=name: of_bytes(name), name) for name in (*RULES, "qwen2")},
-    "with a token at the begin": (lambda: of_bytes("llama-bpe", begins=True), "llama-bpe"),
+    **{name: (lambda name=name: of_bytes(name, **TRAINING), name) for name in (*RULES, "qwen2")},
+    "with a token at the begin": (
+        lambda: of_bytes("llama-bpe", begins=True, **TRAINING),
+        "llama-bpe",
+    ),
     "Llama": (lambda: of_marks("Llama"), "default"),
     "Llama, prepended": (lambda: changed(of_marks("Llama"), **PREPENDED), "default"),
     "Llama without a space in front": (
@@ -76,15 +82,21 @@ def test_llama_cpp_makes_the_same_tokens(make: Callable[[], Any], name: str) -> 
     tokenizer = make()
     vocabulary = vocabulary_of(tokenizer, SIZE, "gguf")
     assert vocabulary.pre == name
-    require_same_tokens(fields_of(vocabulary), "llama", tokenizer)
+    unlike = compare_tokens(fields_of(vocabulary), "llama", tokenizer)
+    # Marks of vowels are no parts of words to llama.cpp with these rules.
+    if name in ("tekken", "gpt-4o"):
+        assert unlike is not None
+        assert "हिन्दी" in unlike
+    else:
+        assert unlike is None
 
 
-def test_other_tokens_are_refused_with_the_text() -> None:
+def test_other_tokens_of_plain_text_are_refused() -> None:
     pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
     tokenizer = of_bytes("smollm")
     vocabulary = vocabulary_of(of_bytes("gpt-2"), SIZE, "gguf")
     with pytest.raises(InputError, match=r"different tokens of .*: \['.*'\] and \['.*'\]"):
-        require_same_tokens(fields_of(vocabulary), "llama", tokenizer)
+        compare_tokens(fields_of(vocabulary), "llama", tokenizer)
 
 
 def test_tokens_that_text_has_as_they_are_are_told_from_special_ones() -> None:
