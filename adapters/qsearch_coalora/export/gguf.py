@@ -18,7 +18,7 @@ from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.ggml_weights import layer_blocks, planned_type, require_ggml_types
-from qsearch_coalora.export.gguf_file import FileOriginal
+from qsearch_coalora.export.gguf_file import FileOriginal, unread_parts
 from qsearch_coalora.export.gguf_model import TYPES, ModelOriginal
 from qsearch_coalora.export.gguf_original import FORMAT, Original, gguf_names
 from qsearch_coalora.export.job import AdapterJob, auto_class
@@ -32,23 +32,22 @@ _CARD = """\
 # {model} as GGUF
 
 `model.gguf` is {model} with the weights of this configuration as ggml's types {types}, exactly:
-what llama.cpp dequantizes is what the study evaluated. {others}
+what llama.cpp dequantizes is what the study evaluated.
+{others}
 Where a group of the configuration is more than one block of 32 weights, its scale is repeated: the
 file holds {stored:.4f} bits a weight.
 
-{unlike}{tables}{adapter}```
+{notes}{tables}{adapter}```
 llama-cli --model model.gguf{lora} --prompt "…"
 ```
 """
 
-_COPIED = "Other tensors are\nthose of the original file, byte for byte."
-_CONVERTED = "Other matrices are\nstored as {dtype}, vectors as float32."
+_COPIED = "Other tensors are those of the original file, byte for byte."
+_CONVERTED = "Other matrices are stored as {dtype}, vectors as float32."
 
 _UNLIKE = """\
-llama.cpp makes other tokens of some texts than the tokenizer that the study was evaluated with, and
-the model may predict otherwise there, such as (llama.cpp's tokens first): {unlike}.
-
-"""
+Note: llama.cpp makes other tokens of some texts than the tokenizer that the study was evaluated
+with, and the model may predict otherwise there, such as (llama.cpp's tokens first): {text}."""
 
 _ADAPTER = "`adapter.gguf` is the {method} adapter of this configuration:\n\n"
 
@@ -106,12 +105,16 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
             orders a layer's rows is not known.
     """
     plan = _plan(job)
-    original, unlike = plan.original, None
-    if isinstance(original, ModelOriginal) and is_installed():
-        unlike = compare_tokens(original.add_fields, original.architecture, job.tokenizer)
-    elif isinstance(original, FileOriginal) and is_installed():
-        text = unlike_text(original.path, job.tokenizer)
-        unlike = None if text is None else text.shown
+    original, notes = plan.original, []
+    if isinstance(original, FileOriginal):
+        notes = [f"Note: {note}." for note in unread_parts(original.path)]
+    if is_installed():
+        text = (
+            unlike_text(original.path, job.tokenizer)
+            if isinstance(original, FileOriginal)
+            else compare_tokens(original.add_fields, original.architecture, job.tokenizer)
+        )
+        notes += [] if text is None else [_UNLIKE.format(text=as_code(text.shown))]
     orders = _write_model(plan, job, directory / MODEL_FILE)
     if job.has_adapter:
         _write_adapter(plan, job, orders, directory / ADAPTER_FILE)
@@ -130,7 +133,7 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
         types=", ".join(sorted({kind for _, kind in plan.kinds.values()})),
         stored=8 * stored / sum(layer.parameters for layer in layers),
         others=_COPIED if is_file else _CONVERTED.format(dtype=dtype),
-        unlike=_UNLIKE.format(unlike=as_code(unlike)) if unlike else "",
+        notes="\n\n".join([*notes, ""]) if notes else "",
         tables=_TABLES if job.adapted.tables else "",
         adapter=_ADAPTER.format(method=job.method) if job.has_adapter else "",
         lora=f" --lora {ADAPTER_FILE}" if job.has_adapter else "",

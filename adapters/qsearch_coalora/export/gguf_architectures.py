@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qsearch.errors import InputError
 
-_ROPE_FREQUENCIES = "rope_freqs.weight"
+ROPE_FACTORS = "rope_freqs.weight"
 
 
 @dataclass(frozen=True)
@@ -206,4 +206,4 @@ def rope_factors(config: Any) -> dict[str, Tensor]:
     scaled, _ = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
     head = 2 * len(scaled)
     plain = rope["rope_theta"] ** -(torch.arange(0, head, 2, dtype=torch.float32) / head)
-    return {_ROPE_FREQUENCIES: plain / scaled}
+    return {ROPE_FACTORS: plain / scaled}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
+from qsearch_coalora.export.gguf_architectures import ROPE_FACTORS
 from qsearch_coalora.export.gguf_original import FORMAT, OriginalTensor
 from qsearch_coalora.export.job import AdapterJob
 
@@ -80,3 +81,17 @@ class FileOriginal:
             f"--format {FORMAT}: the model's layer {layer.name!r} is not the file's {name!r}, nor"
             " its rows in another known order"
         )
+
+
+def unread_parts(path: Path) -> list[str]:
+    """Say what transformers does not read of a file, so that a study evaluates another model."""
+    import gguf
+
+    names = {tensor.name for tensor in gguf.GGUFReader(path).tensors}
+    if ROPE_FACTORS not in names:
+        return []
+    return [
+        f"transformers reads no factors of the rotary embedding ({ROPE_FACTORS}) from a GGUF file,"
+        " so what it computes, and the study evaluates, is not quite what llama.cpp does: name the"
+        " model's folder of safetensors instead"
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from qsearch.errors import InputError
@@ -13,6 +14,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.export.ggml_weights import TYPES, weight_type
 from qsearch_coalora.export.gguf_architectures import architecture_of
+from qsearch_coalora.export.gguf_file import unread_parts
 from qsearch_coalora.export.gguf_model import add_description
 from qsearch_coalora.export.gguf_original import FORMAT
 from qsearch_coalora.export.gguf_vocabulary import vocabulary_of
@@ -26,14 +28,16 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
     """Check that a GGUF file holds every configuration of a space, and that llama.cpp runs it.
 
     Returns:
-        Of which text llama.cpp makes other tokens than the tokenizer, or that this is not known.
+        Of which text llama.cpp makes other tokens than the tokenizer, or that this is not known;
+        what transformers does not read of a GGUF file.
 
     Raises:
         InputError: If it does not; the message names layers, or says what llama.cpp lacks.
     """
     _require_types(quantizer, space)
-    if locate_model(model).gguf_file is not None:
-        return []
+    source = locate_model(model)
+    if source.gguf_file is not None:
+        return unread_parts(Path(source.path) / source.gguf_file)
     config, _ = load_config(model)
     architecture, tokenizer = architecture_of(config, FORMAT), load_tokenizer(model)
     vocabulary = vocabulary_of(tokenizer, config.vocab_size, FORMAT)
@@ -44,7 +48,9 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
 
     if is_installed():
         unlike = compare_tokens(add_fields, architecture.name, tokenizer)
-        return [f"llama.cpp makes other tokens than the tokenizer of {unlike}"] if unlike else []
+        if unlike is None:
+            return []
+        return [f"llama.cpp makes other tokens than the tokenizer of {unlike.shown}"]
     return [
         "whether llama.cpp makes the same tokens of text is not known: install the extra gguf, and"
         " check again"

@@ -36,9 +36,17 @@ def is_installed() -> bool:
     return find_spec(PACKAGE) is not None
 
 
+@dataclass(frozen=True)
+class UnlikeText:
+    """A text of which two tokenizers make different tokens; ``shown`` with where these part."""
+
+    is_ascii: bool
+    shown: str
+
+
 def compare_tokens(
     add_fields: Callable[[Any], None], architecture: str, tokenizer: Any
-) -> str | None:
+) -> UnlikeText | None:
     """Have llama.cpp make tokens of texts with a vocabulary, and compare them with a tokenizer's.
 
     Args:
@@ -68,15 +76,7 @@ def compare_tokens(
             f"--format {FORMAT}: llama.cpp and the model's tokenizer make different tokens of"
             f" {text.shown}"
         )
-    return None if text is None else text.shown
-
-
-@dataclass(frozen=True)
-class UnlikeText:
-    """A text of which two tokenizers make different tokens; ``shown`` with where these part."""
-
-    is_ascii: bool
-    shown: str
+    return text
 
 
 def unlike_text(path: Path, tokenizer: Any) -> UnlikeText | None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
+from gguf import GGUFWriter
+from qsearch_coalora.export.gguf_model import ModelOriginal
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers.models.qwen2.tokenization_qwen2 import PRETOKENIZE_REGEX
+
+from qsearch.plugins.exporters import Storage
+from qsearch.spec.sections import ModelSpec
+from tests.coalora.export.small_gguf import finish
 
 TEXT = [
     "The film was good and the plot was fine, but it wasn't what they'd said it would be.",
@@ -195,3 +202,22 @@ def save_model(kind: str, folder: Path, **changes: Any) -> Path:
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def write_float(folder: Path, path: Path, dtype: torch.dtype = torch.float32) -> Any:
+    """Write a model as it is, and return it."""
+    module = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    job: Any = SimpleNamespace(
+        module=module,
+        tokenizer=transformers.AutoTokenizer.from_pretrained(folder),
+        model=ModelSpec(name=str(folder)),
+        storage=Storage(dtype),
+        state=module.state_dict,
+    )
+    written = ModelOriginal(job)
+    writer = GGUFWriter(path, written.architecture)
+    written.add_fields(writer)
+    for tensor in written.tensors:
+        writer.add_tensor(tensor.name, tensor.values(), raw_dtype=tensor.kind)
+    finish(writer)
+    return module

@@ -16,17 +16,15 @@ from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from qsearch.errors import InputError
 from qsearch.plugins.components import space_of
-from qsearch.plugins.exporters import Storage
 from qsearch.space.configuration import Configuration
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_config
 from tests.coalora.export.gguf_converter import FACTS, facts_of
-from tests.coalora.export.small_gguf import finish
-from tests.coalora.export.small_models import CONFIGS, LLAMA3, TEXT, save_model
+from tests.coalora.export.small_models import CONFIGS, LLAMA3, TEXT, save_model, write_float
 from tests.coalora.exported import export, weight_files
 from tests.coalora.llama_cpp import engine_logits
 
@@ -148,25 +146,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "Gemma 3, windows alone": ("gemma3_text", {"layer_types": ["sliding_attention"] * 3}),
 }
-
-
-def write_float(folder: Path, path: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """Write a model as it is, and return it."""
-    module = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    job: Any = SimpleNamespace(
-        module=module,
-        tokenizer=AutoTokenizer.from_pretrained(folder),
-        model=ModelSpec(name=str(folder)),
-        storage=Storage(dtype),
-        state=module.state_dict,
-    )
-    written = ModelOriginal(job)
-    writer = gguf.GGUFWriter(path, written.architecture)
-    written.add_fields(writer)
-    for tensor in written.tensors:
-        writer.add_tensor(tensor.name, tensor.values(), raw_dtype=tensor.kind)
-    finish(writer)
-    return module
 
 
 @pytest.mark.parametrize(("kind", "changes"), VARIANTS.values(), ids=VARIANTS)

@@ -16,7 +16,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.components import space_of
 from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_tokenizer
-from tests.coalora.export.small_models import of_bytes, save_model
+from tests.coalora.export.small_models import of_bytes, save_model, write_float
 
 pytest.importorskip("gguf")
 
@@ -54,6 +54,13 @@ def test_text_in_scripts_that_llama_cpp_cuts_otherwise_is_told(tmp_path: Path) -
     of_bytes("tekken", size=1024, texts=TEXTS).save_pretrained(tmp_path)
     (note,) = checked(tmp_path)
     assert "llama.cpp makes other tokens than the tokenizer of 'ภาษาไทย हिन्दी" in note
+
+
+def test_what_transformers_does_not_read_of_a_file_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "llama3.gguf"
+    write_float(save_model("llama", tmp_path), path)
+    (note,) = checked(path)
+    assert "reads no factors of the rotary embedding (rope_freqs.weight)" in note
 
 
 def test_choices_without_a_type_are_refused_with_a_layer(folder: Path) -> None:
