@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,16 +24,27 @@ class Architecture:
         interleaved: Whether it rotates neighbouring features of queries and keys, not those of the
             two halves of a head, so that rows are in another order.
         norm_offset: What it does not add to the weights of norms, but transformers does.
-        windows: Whether it computes attention in windows.
+        period: Which layer of how many attends to all tokens, where a file does not say it, and
+            others to a window; 0 if there are no windows.
+        wide_layers: With how many layers it scales attention by the model's width.
         frequencies: Whether it takes factors of the rotary embedding as a tensor.
+        tied: Whether it has no head but the embedding.
+        capped: Whether it caps the scores of attention.
+        unrotated: Which layer of how many is not rotated; 0 if all are.
+        scales: Fields of transformers, by what the writer of the package gguf calls them.
     """
 
     name: str
     activation: str = "silu"
     interleaved: bool = False
     norm_offset: float = 0.0
-    windows: bool = False
+    period: int = 0
+    wide_layers: int = 0
     frequencies: bool = False
+    tied: bool = False
+    capped: bool = False
+    unrotated: int = 0
+    scales: Mapping[str, str] = field(default_factory=dict)
 
     def row_order(self, path: str, rows: int, config: Any) -> Tensor:
         """Return the row of transformers' weight that is each row of the file's."""
@@ -48,17 +59,29 @@ class Architecture:
         return order.view(heads[projection], 2, -1).transpose(1, 2).reshape(-1)
 
 
+_GELU = "gelu_pytorch_tanh"
+_MULTIPLIERS = {
+    "embedding_scale": "embedding_multiplier",
+    "residual_scale": "residual_multiplier",
+    "attention_scale": "attention_multiplier",
+    "logit_scale": "logits_scaling",
+}
+
 _ARCHITECTURES = {
     "llama": Architecture("llama", interleaved=True, frequencies=True),
     "mistral": Architecture("llama", interleaved=True, frequencies=True),
+    "granite": Architecture("granite", interleaved=True, scales=_MULTIPLIERS),
+    "smollm3": Architecture("smollm3", interleaved=True, unrotated=4),
+    "olmo2": Architecture("olmo2"),
     "qwen2": Architecture("qwen2"),
     "qwen3": Architecture("qwen3"),
-    "gemma3_text": Architecture("gemma3", "gelu_pytorch_tanh", norm_offset=1.0, windows=True),
+    "gemma": Architecture("gemma", _GELU, norm_offset=1.0, tied=True),
+    "gemma2": Architecture(
+        "gemma2", _GELU, norm_offset=1.0, period=2, wide_layers=46, tied=True, capped=True
+    ),
+    "gemma3_text": Architecture("gemma3", _GELU, norm_offset=1.0, period=6, wide_layers=62),
 }
 """By the model types of transformers."""
-
-_LAYERS_OF_27B = 62
-"""llama.cpp scales the attention of a Gemma 3 of so many layers otherwise."""
 
 _USUAL_ROPE = {
     "partial_rotary_factor": 1,
@@ -68,9 +91,6 @@ _USUAL_ROPE = {
     "truncate": True,
 }
 """Fields of a rotary embedding that llama.cpp computes with these values alone."""
-
-_PATTERN = 6
-"""Which layer of how many attends to all tokens, where a file of Gemma 3 does not say it."""
 
 
 def architecture_of(config: Any, format: str) -> Architecture:
@@ -98,27 +118,34 @@ def _problem(architecture: Architecture, config: Any) -> str | None:
     activation = getattr(config, "hidden_activation", None) or config.hidden_act
     if activation != architecture.activation:
         return f"the activation {activation!r}"
-    for name, rope in _ropes(config).items():
+    for layers_of, rope in _ropes(config).items():
         kinds = {"default"}
-        if name != "sliding_attention":
+        if layers_of != "sliding_attention":
             kinds |= {"linear", "yarn", *(["llama3"] if architecture.frequencies else [])}
         if rope["rope_type"] not in kinds:
-            return f"the rotary embedding {rope['rope_type']!r} ({name})"
-        for field, usual in _USUAL_ROPE.items():
-            if rope.get(field, usual) not in (usual, None):
-                return f"{field} {rope[field]} of the rotary embedding"
-    if architecture.windows:
-        if getattr(config, "use_bidirectional_attention", False):
-            return "use_bidirectional_attention"
-        if getattr(config, "attn_logit_softcapping", None):
-            return f"attn_logit_softcapping {config.attn_logit_softcapping}"
-        per_head = config.hidden_size // config.num_attention_heads
-        wide = config.num_hidden_layers == _LAYERS_OF_27B
-        expected = per_head if wide else config.head_dim
-        if config.query_pre_attn_scalar != expected:
-            return f"query_pre_attn_scalar {config.query_pre_attn_scalar}, only with {expected}"
-        if _sliding(config) != _periodic(_period(config), config.num_hidden_layers):
-            return "layer_types in this order"
+            return f"the rotary embedding {rope['rope_type']!r} ({layers_of})"
+        for name, usual in _USUAL_ROPE.items():
+            if rope.get(name, usual) not in (usual, None):
+                return f"{name} {rope[name]} of the rotary embedding"
+    if architecture.tied and not config.tie_word_embeddings:
+        return "an output head of its own"
+    if not architecture.capped and getattr(config, "attn_logit_softcapping", None):
+        return f"attn_logit_softcapping {config.attn_logit_softcapping}"
+    if getattr(config, "use_bidirectional_attention", False):
+        return "use_bidirectional_attention"
+    layers, rotated = config.num_hidden_layers, getattr(config, "no_rope_layers", None)
+    if rotated is not None and list(map(bool, rotated)) != _periodic(
+        architecture.unrotated, layers
+    ):
+        return f"no_rope_layers {list(rotated)}"
+    scalar = getattr(config, "query_pre_attn_scalar", None)
+    if scalar is not None:
+        wide = layers == architecture.wide_layers
+        expected = config.hidden_size // config.num_attention_heads if wide else config.head_dim
+        if scalar != expected:
+            return f"query_pre_attn_scalar {scalar}, only with {expected}"
+    if architecture.period and _sliding(config) != _periodic(_period(architecture, config), layers):
+        return "layer_types in this order"
     return None
 
 
@@ -139,21 +166,22 @@ def _sliding(config: Any) -> list[bool]:
     return [window] * config.num_hidden_layers
 
 
-def _period(config: Any) -> int:
+def _period(architecture: Architecture, config: Any) -> int:
     """Return which layer of how many attends to all tokens."""
     sliding = _sliding(config)
-    return sliding.index(False) + 1 if False in sliding else _PATTERN
+    return sliding.index(False) + 1 if False in sliding else architecture.period
 
 
 def _periodic(period: int, layers: int) -> list[bool]:
-    return [layer % period < period - 1 for layer in range(layers)]
+    """Return False for one layer of so many, the last; True for all if there are no such."""
+    return [not period or layer % period < period - 1 for layer in range(layers)]
 
 
 def add_hyperparameters(architecture: Architecture, config: Any, writer: Any) -> None:
     """Describe a model to a writer of the package gguf."""
     sliding = _sliding(config)
     context = config.max_position_embeddings
-    if any(sliding) and not architecture.windows:
+    if any(sliding) and not architecture.period:
         # It attends to all tokens, which is the same up to there.
         context = min(context, config.sliding_window)
     width, heads = config.hidden_size, config.num_attention_heads
@@ -171,13 +199,17 @@ def add_hyperparameters(architecture: Architecture, config: Any, writer: Any) ->
     writer.add_rope_dimension_count(head)
     ropes = _ropes(config)
     _add_rope(ropes["full_attention"], writer)
-    if architecture.windows and any(sliding):
+    if architecture.period and any(sliding):
         writer.add_sliding_window(config.sliding_window)
-        writer.add_rope_freq_base_swa(ropes["sliding_attention"]["rope_theta"])
-        if _period(config) != _PATTERN:
-            writer.add_sliding_window_pattern(_period(config))
-    if getattr(config, "final_logit_softcapping", None):
-        writer.add_final_logit_softcapping(config.final_logit_softcapping)
+        if "sliding_attention" in ropes:
+            writer.add_rope_freq_base_swa(ropes["sliding_attention"]["rope_theta"])
+        if _period(architecture, config) != architecture.period:
+            writer.add_sliding_window_pattern(_period(architecture, config))
+    for cap in ("attn_logit_softcapping", "final_logit_softcapping"):
+        if getattr(config, cap, None):
+            getattr(writer, f"add_{cap}")(getattr(config, cap))
+    for name, own in architecture.scales.items():
+        getattr(writer, f"add_{name}")(getattr(config, own))
 
 
 def _add_rope(rope: Mapping[str, Any], writer: Any) -> None:

@@ -177,10 +177,19 @@ CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
 """By model type, the class of a small model and what is of its own in its configuration."""
 
 
+MORE_CONFIGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gemma": ("Gemma", {}),
+    "gemma2": ("Gemma2", {}),
+    "granite": ("Granite", {}),
+    "olmo2": ("Olmo2", {}),
+    "smollm3": ("SmolLM3", {"pad_token_id": 0}),
+}
+
+
 def save_model(kind: str, folder: Path, **changes: Any) -> Path:
     """Save a small random model of a type with its tokenizer."""
-    name, own = CONFIGS[kind]
-    tokenizer = TOKENIZERS[kind]()
+    name, own = (CONFIGS | MORE_CONFIGS)[kind]
+    tokenizer = TOKENIZERS.get(kind, lambda: of_bytes("smollm"))()
     sizes = {
         "vocab_size": -(-len(tokenizer) // 32) * 32 + 32,
         "hidden_size": 64,

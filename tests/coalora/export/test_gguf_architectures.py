@@ -144,6 +144,29 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             }
         },
     ),
+    "Gemma": ("gemma", {"head_dim": 32}),
+    "Gemma 2": (
+        "gemma2",
+        {
+            "head_dim": 32,
+            "query_pre_attn_scalar": 32,
+            "sliding_window": 24,
+            "num_hidden_layers": 4,
+            "attn_logit_softcapping": 1.0,
+            "final_logit_softcapping": 5.0,
+        },
+    ),
+    "Granite": (
+        "granite",
+        {
+            "embedding_multiplier": 3.0,
+            "residual_multiplier": 0.5,
+            "attention_multiplier": 0.1,
+            "logits_scaling": 2.0,
+        },
+    ),
+    "OLMo 2": ("olmo2", {}),
+    "SmolLM 3": ("smollm3", {"num_hidden_layers": 4}),
     "Gemma 3, windows alone": ("gemma3_text", {"layer_types": ["sliding_attention"] * 3}),
 }
 
@@ -235,6 +258,17 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "layer_types in this order",
     ),
+    "head": (
+        "Gemma2",
+        {"query_pre_attn_scalar": 16, "head_dim": 16, "tie_word_embeddings": False},
+        "an output head of its own",
+    ),
+    "capped": (
+        "Gemma3Text",
+        {"query_pre_attn_scalar": 16, "head_dim": 16, "attn_logit_softcapping": 5.0},
+        "attn_logit_softcapping 5.0",
+    ),
+    "unrotated": ("SmolLM3", {"no_rope_layers": [1, 0]}, r"no_rope_layers \[1, 0\]"),
     "type": ("Bert", {}, "type 'bert' are not among those .*llama, .*convert_hf_to_gguf"),
 }
 
