@@ -151,7 +151,7 @@ class GGUFExporter(_Format):
     """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
 
     description = "a causal language model, and its adapter, which llama.cpp loads"
-    trainers = (*_WITH_ADAPTER, "ptq")
+    trainers = (*_WITH_ADAPTER, "lq-lora", "ptq")
     weight_files = (".gguf",)
 
     def require_quantizer(self, quantizer: Quantizer) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,10 +90,10 @@ def gguf_files(job: AdapterJob) -> dict[str, int]:
 
 def _planned_bytes(writer: Any) -> int:
     """Return the bytes of a file whose tensors are described: what precedes them is written."""
-    _write_header(writer)
-    (stream,), (tensors,) = writer.fout, writer.tensors
-    sizes = (stream.tell(), *(one.nbytes for one in tensors.values()))
-    writer.close()
+    with closing(writer):
+        _write_header(writer)
+        (stream,), (tensors,) = writer.fout, writer.tensors
+        sizes = (stream.tell(), *(one.nbytes for one in tensors.values()))
     return sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes)
 
 
@@ -194,16 +195,15 @@ def _model_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
 def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
     """Write the copy of the original; return the order of each layer's rows in it."""
     orders: dict[int, Tensor] = {}
-    writer = _model_writer(plan, job, path)
-    _write_header(writer)
-    for tensor in plan.original.tensors:
-        if tensor.name not in plan.kinds:
-            writer.write_tensor_data(tensor.values())
-            continue
-        position, _ = plan.kinds[tensor.name]
-        order = orders[position] = plan.original.row_order(tensor.name, position)
-        writer.write_tensor_data(layer_blocks(job, position)[order].contiguous().numpy())
-    writer.close()
+    with closing(_model_writer(plan, job, path)) as writer:
+        _write_header(writer)
+        for tensor in plan.original.tensors:
+            if tensor.name not in plan.kinds:
+                writer.write_tensor_data(tensor.values())
+                continue
+            position, _ = plan.kinds[tensor.name]
+            order = orders[position] = plan.original.row_order(tensor.name, position)
+            writer.write_tensor_data(layer_blocks(job, position)[order].contiguous().numpy())
     return [orders[position] for position in range(len(job.adapted.layers))]
 
 
@@ -225,15 +225,14 @@ def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
 
 
 def _write_adapter(plan: _Plan, job: AdapterJob, orders: list[Tensor], path: Path) -> None:
-    writer = _adapter_writer(plan, job, path)
-    _write_header(writer)
-    for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
-        if not len(A):
-            continue
-        for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
-            stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
-            writer.write_tensor_data(stored.view(torch.uint8).numpy())
-    writer.close()
+    with closing(_adapter_writer(plan, job, path)) as writer:
+        _write_header(writer)
+        for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
+            if not len(A):
+                continue
+            for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
+                stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
+                writer.write_tensor_data(stored.view(torch.uint8).numpy())
 
 
 def _add_bytes(writer: Any, name: str, shape: tuple[int, int], kind: Any) -> None:

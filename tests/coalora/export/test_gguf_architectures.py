@@ -12,6 +12,7 @@ import torch
 from qsearch_coalora.export.gguf_architectures import architecture_of
 from qsearch_coalora.export.gguf_model import ModelOriginal
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.gguf.quantizer import GGUF
@@ -59,19 +60,22 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module", params=list(CONFIGS))
-def folder(request: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(request.param, tmp_path_factory.mktemp("models") / request.param)
+METHODS = {"adapter": CoALoRATrainer, "decomposed": LQLoRATrainer, "merged": PTQTrainer}
+STUDIES = [(kind, name) for kind in CONFIGS for name in ("adapter", "merged")]
+STUDIES.append(("llama", "decomposed"))
 
 
-@pytest.fixture(scope="module", params=["adapter", "merged"])
-def trainer(request: Any, folder: Path, make_trainer: Any, text: Path) -> Any:
+@pytest.fixture(scope="module", params=STUDIES, ids="-".join)
+def trainer(
+    request: Any, make_trainer: Any, text: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Any:
     """A study of a model with an adapter next to it, or with what was trained merged."""
-    merged = request.param == "merged"
+    kind, method = request.param
+    merged = method == "merged"
     options = CausalLanguageModelling.Options(train=text, validation=text, length=32)
     made = make_trainer(
-        method=PTQTrainer if merged else CoALoRATrainer,
-        model=folder,
+        method=METHODS[method],
+        model=save_model(kind, tmp_path_factory.mktemp("models") / kind),
         task=CausalLanguageModelling(options),
         plugin=GGUF(GGUF.Options(types=("Q5_1", "Q8_0")))
         if merged
@@ -96,7 +100,7 @@ def configuration(trainer: Any) -> Configuration:
 def study_logits(trainer: Any, tokens: torch.Tensor) -> torch.Tensor:
     adapted = trainer.study.adapted
     adapted.peft_model.eval()
-    place = trainer.place if isinstance(trainer, PTQTrainer) else adapted.use
+    place = adapted.use if isinstance(trainer, CoALoRATrainer) else trainer.place
     place(configuration(trainer))
     return adapted.logits({"input_ids": tokens})
 
