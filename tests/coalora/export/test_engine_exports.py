@@ -16,7 +16,7 @@ def test_engines_get_integers_alone_which_is_told_before_the_model_is_loaded(
     trainer = make_trainer(plugin=NormalFloat(NormalFloat.Options()))
     chosen = make_configuration(trainer, 0)
     with pytest.raises(
-        InputError, match="quantizer 'normal-float' are n(ot|either such nor) integers"
+        InputError, match=r"quantizer 'normal-float' are n(ot|either such nor) integers"
     ):
         export(trainer, chosen, tmp_path, format)
     assert "loaded" not in vars(trainer.study)
