@@ -122,6 +122,14 @@ def test_tensors_that_are_not_quantized_are_the_original_files_to_the_byte(
     assert all(after[n].data.tobytes() == before[n].data.tobytes() for n in kept)
 
 
+def test_a_card_says_that_transformers_makes_other_tokens_than_the_files(exported: Path) -> None:
+    pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
+    # The file's rules cut digits apart; transformers takes no rules from a file.
+    card = (exported / "README.md").read_text()
+    assert "llama.cpp makes other tokens of some texts" in card
+    assert "['1', '2', 'Ġ'] and ['12', 'Ġ', '3']" in card
+
+
 @pytest.mark.parametrize("dtype", ["auto", "float16"])
 def test_an_adapters_factors_are_stored_in_16_bits(
     trainer: CoALoRATrainer, exported: Path, tmp_path: Path, dtype: str

