@@ -175,7 +175,8 @@ def _word_rules(rules: Mapping[str, Any]) -> str | None:
         (split,) = before
         plain = split["behavior"] == "Isolated" and not split["invert"]
         names = _SPLITS.get(split["pattern"].get("Regex", "")) if plain else None
-        name = names[words_first] if names else None
+        if names:  # If llama.cpp has one way alone, it is the same where merges reach each word.
+            name = names[words_first] or names[not words_first]
     if name is None:
         raise InexpressibleError(f"llama.cpp is not known to cut text by {_shown(before)}")
     return name

@@ -62,6 +62,10 @@ TRAINING: dict[str, Any] = {"size": SIZE, "texts": TEXTS}
 
 EXPRESSIBLE = {
     **{name: (lambda name=name: of_bytes(name, **TRAINING), name) for name in (*RULES, "qwen2")},
+    "by merges alone": (
+        lambda: changed(of_bytes("tekken", **TRAINING), model={"ignore_merges": False}),
+        "tekken",
+    ),
     "with a token at the begin": (
         lambda: of_bytes("llama-bpe", begins=True, **TRAINING),
         "llama-bpe",
