@@ -110,7 +110,8 @@ def add_description(model: ModelSpec, config: Any, writer: Any) -> None:
     # The folder of a hub model has the name of a commit.
     name = None if source.is_local else source.path.rpartition("/")[2]
     try:
-        card = gguf.Metadata.load(model_path=folder, model_name=name)
+        # The name of "." is that of the folder.
+        card = gguf.Metadata.load(model_path=folder and folder.resolve(), model_name=name)
     except Exception as error:  # Whatever a malformed card makes its reader raise.
         raise InputError(f"--format {FORMAT}: the model's card in {folder}: {error}") from error
     card.name = card.name or model.name
