@@ -10,7 +10,7 @@ from qsearch.errors import InputError
 from qsearch.models.discovery import discover_layers
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.plugins.tensor_layout import IntegerWeight, PackableQuantizer, SupportsIntegers
+from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsIntegers
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import FUSED_ROLES, LayerSpec, tied_groups
@@ -87,19 +87,6 @@ def require_integers(quantizer: Quantizer, format: str) -> SupportsIntegers:
             " for it"
         )
     return quantizer
-
-
-def planned_integers(job: ExportJob, position: int, format: str) -> IntegerWeight:
-    """Return a layer's integers without values: their shapes and types, on the meta device.
-
-    Raises:
-        InputError: If the quantizer's weights are no integers, or it does not say their shapes.
-    """
-    quantizer = job.quantizer
-    integers = require_integers(quantizer, format)
-    layer = job.layers[position]
-    chosen = job.configuration[layer.name]
-    return integers.as_integers(planned_weight(quantizer, layer, chosen, format))
 
 
 def planned_weight(

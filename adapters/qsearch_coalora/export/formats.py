@@ -150,8 +150,8 @@ class CompressedTensorsExporter(_Format):
 class GGUFExporter(_Format):
     """See :func:`~qsearch_coalora.export.gguf.export_gguf`."""
 
-    description = "a model that came as GGUF, and its adapter, which llama.cpp loads"
-    trainers = (*_WITH_ADAPTER, "ptq")
+    description = "a causal language model, and its adapter, which llama.cpp loads"
+    trainers = (*_WITH_ADAPTER, "lq-lora", "ptq")
     weight_files = (".gguf",)
 
     def require_quantizer(self, quantizer: Quantizer) -> None:
@@ -159,6 +159,14 @@ class GGUFExporter(_Format):
         from qsearch_coalora.export.ggml_weights import require_ggml_types
 
         require_ggml_types(quantizer, "gguf")
+
+    def require_space(
+        self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
+    ) -> list[str]:
+        """Check that llama.cpp runs every configuration of a space."""
+        from qsearch_coalora.export.gguf_space import require_space
+
+        return require_space(model, quantizer, space)
 
     def write(self, job: AdapterJob, directory: Path) -> None:
         """Write the model, and the adapter if there is one, as GGUF files."""

@@ -9,7 +9,14 @@ from qsearch.errors import InputError
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.tensor_layout import SupportsGGMLTypes, SupportsIntegers
-from qsearch_coalora.export.engines import planned_integers
+from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.layers import LayerSpec
+from qsearch_coalora.export.engines import planned_weight, require_integers
+
+TYPES = (
+    "GGUF has symmetric integers of 4 and 8 bits in groups of a multiple of 32 that divide a row,"
+    " and the types of quantizer 'gguf'"
+)
 
 
 def require_ggml_types(quantizer: Quantizer, format: str) -> None:
@@ -21,23 +28,30 @@ def require_ggml_types(quantizer: Quantizer, format: str) -> None:
         )
 
 
+def weight_type(
+    quantizer: Quantizer, layer: LayerSpec, configuration: LayerConfiguration, format: str
+) -> str | None:
+    """Return the name of ggml's type that holds a layer's weight exactly, None without one."""
+    if isinstance(quantizer, SupportsGGMLTypes):
+        return quantizer.ggml_type(layer.shape, configuration)
+    integers = require_integers(quantizer, format)
+    weight = planned_weight(quantizer, layer, configuration, format)
+    return ggml_type(integers.as_integers(weight))
+
+
 def planned_type(job: ExportJob, position: int, format: str) -> str:
     """Return the name of ggml's type that holds a layer's weight, which is not quantized for it.
 
     Raises:
         InputError: If there is none that holds it exactly.
     """
-    layer, quantizer = job.layers[position], job.quantizer
+    layer = job.layers[position]
     chosen = job.configuration[layer.name]
-    if isinstance(quantizer, SupportsGGMLTypes):
-        name = quantizer.ggml_type(layer.shape, chosen)
-    else:
-        name = ggml_type(planned_integers(job, position, format))
+    name = weight_type(job.quantizer, layer, chosen, format)
     if name is None:
         raise InputError(
             f"--format {format}: GGUF has no type that holds layer {layer.name!r} exactly:"
-            f" {dict(chosen)}; it has symmetric integers of 4 and 8 bits in groups of a multiple of"
-            " 32 that divide a row, and the types of quantizer 'gguf'"
+            f" {dict(chosen)}; {TYPES}"
         )
     return name
 

@@ -1,9 +1,10 @@
-"""The ``gguf`` format: a model that came from a GGUF file, with weights of ggml's types."""
+"""The ``gguf`` format: a causal language model with weights of ggml's types."""
 
 from __future__ import annotations
 
 import math
 import tempfile
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,31 +15,40 @@ from qsearch_quantizers.libraries.optional import optional_module
 from qsearch_quantizers.packed.stored_types import as_stored
 from torch import Tensor
 
+from qsearch.deployment.model_card import as_code
 from qsearch.errors import InputError
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.ggml_weights import layer_blocks, planned_type, require_ggml_types
+from qsearch_coalora.export.gguf_file import FileOriginal, unread_parts
+from qsearch_coalora.export.gguf_model import TYPES, ModelOriginal
+from qsearch_coalora.export.gguf_original import FORMAT, Original, gguf_names
 from qsearch_coalora.export.job import AdapterJob, auto_class
+from qsearch_coalora.export.llama_tokens import compare_tokens, is_installed, unlike_text
 from qsearch_coalora.models.loading import CAUSAL
 from qsearch_coalora.models.source import locate_model
 
-FORMAT = "gguf"
 MODEL_FILE, ADAPTER_FILE = "model.gguf", "adapter.gguf"
-
-_NOT_COPIED = ("general.architecture", "general.file_type")
-"""Fields that the writer sets itself, or that are not true of mixed types."""
 
 _CARD = """\
 # {model} as GGUF
 
 `model.gguf` is {model} with the weights of this configuration as ggml's types {types}, exactly:
-what llama.cpp dequantizes is what the study evaluated. Other tensors are those of the original
-file, byte for byte. Where a group of the configuration is more than one block of 32 weights, its
-scale is repeated: the file holds {stored:.4f} bits a weight.
+what llama.cpp dequantizes is what the study evaluated.
+{others}
+Where a group of the configuration is more than one block of 32 weights, its scale is repeated: the
+file holds {stored:.4f} bits a weight.
 
-{tables}{adapter}```
+{notes}{tables}{adapter}```
 llama-cli --model model.gguf{lora} --prompt "…"
 ```
 """
+
+_COPIED = "Other tensors are those of the original file, byte for byte."
+_CONVERTED = "Other matrices are stored as {dtype}, vectors as float32."
+
+_UNLIKE = """\
+Note: llama.cpp makes other tokens of some texts than the tokenizer that the study was evaluated
+with, and the model may predict otherwise there, such as (llama.cpp's tokens first): {text}."""
 
 _ADAPTER = "`adapter.gguf` is the {method} adapter of this configuration:\n\n"
 
@@ -51,14 +61,13 @@ The token embedding (`token_embd.weight`) is quantized too, and so is the output
 
 @dataclass(frozen=True)
 class _Plan:
-    """The original file, and what stands in its copy: by name, a layer's position and ggml type.
+    """What is copied, and what stands in its copy: by name, a layer's position and ggml type.
 
     The adapter's tensors are after the model's ``names`` of the layers.
     """
 
     gguf: Any
-    reader: Any
-    architecture: str
+    original: Original
     names: list[str]
     kinds: dict[str, tuple[int, str]]
 
@@ -81,10 +90,10 @@ def gguf_files(job: AdapterJob) -> dict[str, int]:
 
 def _planned_bytes(writer: Any) -> int:
     """Return the bytes of a file whose tensors are described: what precedes them is written."""
-    _write_header(writer)
-    (stream,), (tensors,) = writer.fout, writer.tensors
-    sizes = (stream.tell(), *(one.nbytes for one in tensors.values()))
-    writer.close()
+    with closing(writer):
+        _write_header(writer)
+        (stream,), (tensors,) = writer.fout, writer.tensors
+        sizes = (stream.tell(), *(one.nbytes for one in tensors.values()))
     return sum(writer.ggml_pad(size, writer.data_alignment) for size in sizes)
 
 
@@ -92,14 +101,27 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
     """Write the model and the adapter as GGUF files.
 
     Raises:
-        InputError: If the model is not a causal one or not from a GGUF file, GGUF has no type for
-            the weights, or how the file orders a layer's rows is not known.
+        InputError: If the model is not a causal one, llama.cpp is not known to compute with it or
+            to cut text as its tokenizer does, GGUF has no type for the weights, or how a file
+            orders a layer's rows is not known.
     """
     plan = _plan(job)
+    original, notes = plan.original, []
+    if isinstance(original, FileOriginal):
+        notes = [f"Note: {note}." for note in unread_parts(original.path)]
+    if is_installed():
+        text = (
+            unlike_text(original.path, job.tokenizer)
+            if isinstance(original, FileOriginal)
+            else compare_tokens(original.add_fields, original.architecture, job.tokenizer)
+        )
+        notes += [] if text is None else [_UNLIKE.format(text=as_code(text.shown))]
     orders = _write_model(plan, job, directory / MODEL_FILE)
     if job.has_adapter:
         _write_adapter(plan, job, orders, directory / ADAPTER_FILE)
     layers = job.adapted.layers
+    is_file = isinstance(original, FileOriginal)
+    dtype = str(job.storage.dtype).removeprefix("torch.")
     stored = sum(
         layers[position].shape[0] * plan.row_bytes(kind, layers[position].shape[1])
         for position, kind in plan.kinds.values()
@@ -111,6 +133,8 @@ def export_gguf(job: AdapterJob, directory: Path) -> None:
         "gguf",
         types=", ".join(sorted({kind for _, kind in plan.kinds.values()})),
         stored=8 * stored / sum(layer.parameters for layer in layers),
+        others=_COPIED if is_file else _CONVERTED.format(dtype=dtype),
+        notes="\n\n".join([*notes, ""]) if notes else "",
         tables=_TABLES if job.adapted.tables else "",
         adapter=_ADAPTER.format(method=job.method) if job.has_adapter else "",
         lora=f" --lora {ADAPTER_FILE}" if job.has_adapter else "",
@@ -127,109 +151,70 @@ def _plan(job: AdapterJob) -> _Plan:
             f" {type(job.module).__name__}, whose head the file would lack"
         )
     source = locate_model(job.model)
+    original: Original
     if source.gguf_file is None:
-        raise InputError(
-            f"--format {FORMAT}: model {job.model.name!r} is not from a GGUF file, whose metadata"
-            " and tokenizer this format keeps; make one with llama.cpp's convert_hf_to_gguf.py"
-            " and search on it"
-        )
-    reader = gguf.GGUFReader(Path(source.path) / source.gguf_file)
-    architecture = reader.fields["general.architecture"].contents()
-    names = _tensor_names(gguf, reader, architecture, job)
+        original = ModelOriginal(job)
+    else:
+        original = FileOriginal(job, Path(source.path) / source.gguf_file)
+    names = _layer_names(job, original)
     kinds = {
         name: (position, planned_type(job, position, FORMAT)) for position, name in enumerate(names)
     }
-    return _Plan(gguf, reader, architecture, names, kinds)
+    return _Plan(gguf, original, names, kinds)
 
 
-def _tensor_names(gguf: Any, reader: Any, architecture: str, job: AdapterJob) -> list[str]:
+def _layer_names(job: AdapterJob, original: Original) -> list[str]:
     """Return the name that each layer's weight has in the file, in layer order."""
-    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    blocks = int(reader.fields[f"{architecture}.block_count"].contents())
-    mapping = gguf.get_tensor_name_map(numbers[architecture], blocks)
-    known = {tensor.name for tensor in reader.tensors}
+    named = gguf_names(original.architecture, original.blocks)
+    known = {tensor.name for tensor in original.tensors}
     names = []
-    for name in job.paths:
-        found = mapping.get_name(f"{name}.weight", try_suffixes=(".weight",))
-        if found not in known:
-            raise InputError(f"--format {FORMAT}: the file has no tensor of layer {name!r}")
-        names.append(found)
+    for path in job.paths:
+        name = named(f"{path}.weight")
+        if name not in known:
+            raise InputError(f"--format {FORMAT}: the file has no tensor of layer {path!r}")
+        names.append(name)
     return names
 
 
-def _row_order(gguf: Any, tensor: Any, original: Tensor, name: str, job: AdapterJob) -> Tensor:
-    """Return the layer's row that stands in each row of the file's tensor.
-
-    Files of Llama's kind hold the rows of query and key in the order of another rotary embedding:
-    the first and the second half of each head take turns.
-    """
-    stored = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type)).to(original)
-    rows = torch.arange(len(original))
-    config = job.module.config
-    heads = {config.num_attention_heads, getattr(config, "num_key_value_heads", None)} - {None}
-    whole = [count for count in sorted(heads) if len(rows) % (2 * count) == 0]
-    turns = [rows.view(count, 2, -1).transpose(1, 2).reshape(-1) for count in whole]
-    for order in (rows, *turns):
-        if torch.equal(original[order.to(original.device)], stored):
-            return order
-    raise InputError(
-        f"--format {FORMAT}: the model's layer {name!r} is not the file's {tensor.name!r}, nor its"
-        " rows in another known order"
-    )
-
-
 def _model_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
-    """Return a writer of a copy of the file, in which layers have other types."""
-    gguf = plan.gguf
-    writer = gguf.GGUFWriter(path, plan.architecture)
-    for field in plan.reader.fields.values():
-        if field.name in _NOT_COPIED or field.name.startswith("GGUF."):
-            continue
-        if field.name == gguf.Keys.General.ALIGNMENT:
-            writer.data_alignment = int(field.contents())
-        kind = field.types[0]
-        inner = field.types[-1] if kind == gguf.GGUFValueType.ARRAY else None
-        writer.add_key_value(field.name, field.contents(), kind, sub_type=inner)
-    for tensor in plan.reader.tensors:
-        data, kind = tensor.data, tensor.tensor_type
+    """Return a writer of a copy of the original, in which layers have other types."""
+    writer = plan.gguf.GGUFWriter(path, plan.original.architecture)
+    plan.original.add_fields(writer)
+    for tensor in plan.original.tensors:
         if tensor.name not in plan.kinds:
-            writer.add_tensor_info(tensor.name, data.shape, data.dtype, data.nbytes, kind)
+            facts = (tensor.shape, tensor.dtype, tensor.nbytes, tensor.kind)
+            writer.add_tensor_info(tensor.name, *facts)
             continue
         position, name = plan.kinds[tensor.name]
         rows, columns = job.adapted.layers[position].shape
-        kind = gguf.GGMLQuantizationType[name]
+        kind = plan.gguf.GGMLQuantizationType[name]
         _add_bytes(writer, tensor.name, (rows, plan.row_bytes(name, columns)), kind)
     return writer
 
 
 def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
-    """Write the copy of the file; return the order of each layer's rows in it."""
+    """Write the copy of the original; return the order of each layer's rows in it."""
     orders: dict[int, Tensor] = {}
-    writer = _model_writer(plan, job, path)
-    _write_header(writer)
-    for tensor in plan.reader.tensors:
-        if tensor.name not in plan.kinds:
-            writer.write_tensor_data(tensor.data)
-            continue
-        position, _ = plan.kinds[tensor.name]
-        original, layer = job.adapted.weights.originals[position], job.adapted.layers[position]
-        order = orders[position] = _row_order(plan.gguf, tensor, original, layer.name, job)
-        writer.write_tensor_data(layer_blocks(job, position)[order].contiguous().numpy())
-    writer.close()
+    with closing(_model_writer(plan, job, path)) as writer:
+        _write_header(writer)
+        for tensor in plan.original.tensors:
+            if tensor.name not in plan.kinds:
+                writer.write_tensor_data(tensor.values())
+                continue
+            position, _ = plan.kinds[tensor.name]
+            order = orders[position] = plan.original.row_order(tensor.name, position)
+            writer.write_tensor_data(layer_blocks(job, position)[order].contiguous().numpy())
     return [orders[position] for position in range(len(job.adapted.layers))]
-
-
-_FACTOR_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
     """Return a writer of the adapter; its alpha is its rank, since B holds the scaling."""
     gguf, dtype, rank = plan.gguf, job.storage.dtype, job.adapted.options.rank
-    writer = gguf.GGUFWriter(path, plan.architecture)
+    writer = gguf.GGUFWriter(path, plan.original.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
     writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
-    kind = gguf.GGMLQuantizationType[_FACTOR_TYPES[dtype]]
+    kind = gguf.GGMLQuantizationType[TYPES[dtype]]
     for name, layer in zip(plan.names, job.adapted.layers, strict=True):
         if layer.is_table:
             continue
@@ -240,15 +225,14 @@ def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
 
 
 def _write_adapter(plan: _Plan, job: AdapterJob, orders: list[Tensor], path: Path) -> None:
-    writer = _adapter_writer(plan, job, path)
-    _write_header(writer)
-    for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
-        if not len(A):
-            continue
-        for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
-            stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
-            writer.write_tensor_data(stored.view(torch.uint8).numpy())
-    writer.close()
+    with closing(_adapter_writer(plan, job, path)) as writer:
+        _write_header(writer)
+        for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
+            if not len(A):
+                continue
+            for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
+                stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
+                writer.write_tensor_data(stored.view(torch.uint8).numpy())
 
 
 def _add_bytes(writer: Any, name: str, shape: tuple[int, int], kind: Any) -> None:

@@ -32,7 +32,7 @@ VALUES: dict[str, Any] = {
 """The metadata of SmolLM2's file, with the sizes of a small model."""
 KEYS = 32
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-MERGES = ["Ġ t", "h e", "Ġt he"]
+MERGES = ["Ġ t", "h e", "Ġt he", "1 2"]
 LISTS = ("tokens", "token_type", "merges")
 TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
 

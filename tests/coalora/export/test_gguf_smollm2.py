@@ -6,17 +6,23 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from qsearch_coalora.export.gguf_model import ModelOriginal
 from qsearch_coalora.methods.ptq import PTQTrainer
+from qsearch_coalora.models.source import locate_model
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_quantizers.gguf.quantizer import GGUF
 from torch.nn import Embedding, Linear, MultiheadAttention
 
+from qsearch.deployment.storage_options import with_answers
 from qsearch.plugins.components import space_of
+from qsearch.plugins.exporters import Storage
 from qsearch.space.configuration import Configuration
 from tests.coalora.exported import engine_logits, export
 
+gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")
 
 TOKENS = 256
@@ -46,15 +52,20 @@ def trainer(
     return made
 
 
-def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: Path) -> None:
+def by_turns(trainer: PTQTrainer) -> Configuration:
+    """Each layer with the types that it can take by turns."""
     space, numbers = space_of(trainer.study.quantizer, trainer.layers()), itertools.count()
-    chosen = Configuration(
+    return Configuration(
         {
             layer.name: space.choices.layer_configurations[places[next(numbers) % len(places)]]
             for layer, possible in zip(space.layers, space.possible, strict=True)
             if len(places := possible.nonzero()[0])
         }
     )
+
+
+def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: Path) -> None:
+    chosen = by_turns(trainer)
     batches = trainer.study.task.batches("validation", 1)
     tokens = torch.cat([batch["input_ids"][0] for batch in batches])[:TOKENS]
     trainer.place(chosen)
@@ -67,3 +78,23 @@ def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: P
     print(divergences.mean(), divergences.std() / len(divergences) ** 0.5, divergences.max())
     # What is left is llama.cpp's rounding of the inputs of quantized products to 8 bits.
     assert divergences.mean() < 0.005
+
+
+def test_the_model_is_written_as_the_file_that_it_came_from(trainer: PTQTrainer) -> None:
+    source = locate_model(trainer.study.model)
+    reader = gguf.GGUFReader(Path(source.path) / source.gguf_file)
+    job = trainer.export_job(by_turns(trainer))
+    written = ModelOriginal(with_answers(job, {"storage": Storage(torch.float32)}))
+    tensors = {tensor.name: tensor for tensor in written.tensors}
+    assert tensors.keys() == {tensor.name for tensor in reader.tensors}
+    for tensor in reader.tensors:
+        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        found = tensors[tensor.name].values().view(np.float32)
+        assert np.array_equal(found, expected), tensor.name
+    writer = gguf.GGUFWriter(None, written.architecture)
+    written.add_fields(writer)
+    fields = {name: value.value for name, value in writer.kv_data[0].items()}
+    shared = fields.keys() & reader.fields.keys()
+    unlike = {name for name in shared if fields[name] != reader.fields[name].contents()}
+    # transformers takes no rules from the file, and the study is evaluated with those of GPT-2.
+    assert unlike == {"general.name", "tokenizer.ggml.pre"}
