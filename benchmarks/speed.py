@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -98,6 +99,7 @@ def checked(study: PTQTrainer) -> list[Configuration]:
     """Return the configurations whose files say what is not a product."""
     return [
         like(study, "Q4_0", "Q4_0", "Q4_0", "Q4_0"),
+        by_turns(study, 0),
         like(study, "Q8_0", "Q8_0", "Q8_0", "Q8_0"),
     ]
 
@@ -108,8 +110,11 @@ def measure_speeds(study: PTQTrainer, benchmark: Benchmark) -> None:
     tables: list[SpeedTable] = []
     files: dict[str, list[Any]] = {name: [] for name in mixes(study)}
     sizes: dict[str, int] = {}
+    seconds: list[tuple[float, float]] = []
     for _ in range(TABLES):
+        started, begun = time.perf_counter(), time.process_time()
         tables.append(study.measure_speed(conditions, checked(study)))
+        seconds.append((time.perf_counter() - started, time.process_time() - begun))
         with ExitStack() as stack:
             made = {
                 name: stack.enter_context(written(study.export_job(configuration)))
@@ -136,6 +141,8 @@ def measure_speeds(study: PTQTrainer, benchmark: Benchmark) -> None:
         benchmark.row(
             part="else",
             table=number,
+            seconds=round(seconds[number][0], 1),
+            processor_seconds=round(seconds[number][1], 1),
             generation_ms=round(1e3 * table.other_generation, 4),
             prompt_ms=round(1e3 * table.other_prompt, 5),
             own_generation_error=round(errors[0], 4),
