@@ -34,7 +34,7 @@ def measure_speed(
     ] = None,
 ) -> None:
     """Measure how fast this machine runs a study's configurations, for --tokens-per-second."""
-    from qsearch.deployment.speed import measure_study_speed
+    from qsearch.deployment.measuring_speed import measure_study_speed
 
     with SafeConsole(stderr=True).status("") as status:
         table, record = measure_study_speed(

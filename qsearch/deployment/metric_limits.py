@@ -12,8 +12,8 @@ from typing import Literal
 import pandas as pd
 
 from qsearch.deployment.budgets import Budget, best_within
+from qsearch.deployment.predicted_speed import SPEED_OPTION, fast_enough
 from qsearch.deployment.selection import best_among, completed_rows
-from qsearch.deployment.speed import SPEED_OPTION, fast_enough
 from qsearch.errors import InputError
 from qsearch.storage.study_record import StudyRecord, selection_loss
 

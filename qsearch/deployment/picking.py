@@ -18,8 +18,8 @@ from qsearch.claims.paired_difference import PairedDifference
 from qsearch.claims.sentences import difference_text, interval_text
 from qsearch.deployment.budgets import Budget
 from qsearch.deployment.metric_limits import MetricLimit, best_with_limits, keeping
+from qsearch.deployment.predicted_speed import fast_enough, predicted_speed, speed_text
 from qsearch.deployment.selection import best_among, completed_rows, smallest_alike
-from qsearch.deployment.speed import fast_enough, predicted_speed, speed_text
 from qsearch.errors import InputError
 from qsearch.space.configuration import Configuration
 from qsearch.storage.measurements import read_footprint

@@ -82,6 +82,8 @@ def test_a_configuration_is_picked_by_its_speed(
     """First it has to be measured; another study of this machine takes what it has in common."""
     monkeypatch.setattr("qsearch_coalora.llama_cpp.speed._SECONDS", 1e-6)
     monkeypatch.setattr("qsearch_coalora.llama_cpp.speed._PROMPT_WEIGHTS", 1)
+    monkeypatch.setattr("qsearch_coalora.llama_cpp.speed._PASSES", (1, 2))
+    monkeypatch.setattr("qsearch_coalora.llama_cpp.speed._SETTLED", 1.0)
     without = command_here("pick", run, "--tokens-per-second", "1")
     assert "no speed was measured of" in without.errors
     assert "run qsearch measure-speed" in without.errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from qsearch_coalora.export.gguf import ADAPTER_FILE, MODEL_FILE
 from qsearch_coalora.export.job import AdapterJob
 from qsearch_coalora.llama_cpp.engine import Engine, opened
 from qsearch_coalora.llama_cpp.library import load_library
+from qsearch_coalora.llama_cpp.template import Template, template_of
 from qsearch_coalora.llama_cpp.timing import file_speed
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.training.evaluation import evaluate_logits
@@ -74,14 +76,38 @@ def written(job: AdapterJob) -> Iterator[EngineFiles]:
         yield EngineFiles(folder / MODEL_FILE, adapter if adapter.exists() else None)
 
 
-def evaluate_job(
-    study: StudyModel, job: AdapterJob, split: Split, reference: Reference | None
-) -> Evaluation:
-    """Write a configuration and evaluate its files on a split; see :func:`evaluate_files`."""
-    started = time.perf_counter()
-    with written(job) as files:
-        evaluation = evaluate_files(study, files, split, reference)
-    return replace(evaluation, seconds=time.perf_counter() - started)
+class FileEvaluations:
+    """Evaluations of configurations of one study as files, without adapters, one after the other.
+
+    The first is exported; others are made from its file, if it is clear which tensors the layers
+    are.
+    """
+
+    def __init__(self, study: StudyModel) -> None:
+        self._study = study
+        self._folder: TemporaryDirectory[str] | None = None
+        self._template: Template | None = None
+
+    def evaluate(self, job: AdapterJob, split: Split, reference: Reference | None) -> Evaluation:
+        """Write a configuration and evaluate its file on a split; see :func:`evaluate_files`."""
+        started = time.perf_counter()
+        with self._written(job) as files:
+            evaluation = evaluate_files(self._study, files, split, reference)
+        return replace(evaluation, seconds=time.perf_counter() - started)
+
+    @contextmanager
+    def _written(self, job: AdapterJob) -> Iterator[EngineFiles]:
+        if self._template is not None:
+            path = self._template.path.with_name("other.gguf")
+            self._template.write(job, path)
+            yield EngineFiles(path, None)
+            return
+        with written(job) as files:
+            if self._folder is None:  # Else the layers are not clear.
+                self._folder = TemporaryDirectory(prefix="qsearch-gguf-")
+                kept = shutil.copy(files.model, self._folder.name)
+                self._template = template_of(job, Path(kept))
+            yield files
 
 
 def measure_job(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 
 from qsearch_quantizers.gguf.ggml_types import TYPES, GGMLType
 
 from qsearch.errors import InputError
-from qsearch.plugins.engines import EngineSpeed
 from qsearch.plugins.quantizer_capabilities import SupportsShapeChoices
 from qsearch.plugins.speed import (
     ProductSpeed,
@@ -23,7 +24,7 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import HEAD, LayerSpec
 from qsearch_coalora.export.ggml_weights import planned_type
 from qsearch_coalora.export.job import AdapterJob
-from qsearch_coalora.llama_cpp.evaluating import NAME, require_engine, written
+from qsearch_coalora.llama_cpp.evaluating import NAME, EngineFiles, require_engine, written
 from qsearch_coalora.llama_cpp.ggml import cpu_features, products
 from qsearch_coalora.llama_cpp.library import package_version
 from qsearch_coalora.llama_cpp.timing import PROMPT, clock, file_speed
@@ -35,8 +36,14 @@ _MOST_BYTES = 2**28
 _PROMPT_WEIGHTS = 2**23
 """Weights that a prompt is multiplied with: that takes long enough, and caches matter little."""
 
-_SECONDS, _LEAST_RUNS = 0.3, 5
-"""How long products are repeated, and how often at least."""
+_SECONDS, _LEAST_RUNS = 0.1, 3
+"""How long products are repeated in a pass, and how often at least."""
+
+_PASSES = (3, 10)
+"""How often all is measured, at least and at most. What slows a machine down may last a minute."""
+
+_SETTLED = 0.01
+"""Share by which times fall from one pass to the next, on average, where they are known."""
 
 
 def speed_conditions(study: StudyModel, threads: int) -> SpeedConditions:
@@ -59,35 +66,45 @@ def measure_speed(
 ) -> SpeedTable:
     """Measure the products of a study's layers, and whole files of some configurations.
 
-    What files take beyond their products is the mean of these files: attention, norms, weights that
-    are not searched, and starting each of a thousand small computations.
+    Times are the least of several passes over all of them. What files take beyond their products
+    is the mean of these files: attention, norms, weights that are not searched, and starting each
+    of a thousand small computations.
     """
     job = job_of(checked[0])
     looked_up, of_last = _tables(job)
     layers = [layer for layer in job.layers if layer.name not in looked_up]
     rows = {(row.shape, LayerConfiguration(row.configuration)): row for row in known}
-    rows |= {
-        (row.shape, LayerConfiguration(row.configuration)): row
-        for row in _measured(job, layers, of_last, set(rows), conditions.threads, show)
-    }
-    needed = {layer.shape for layer in layers}
-    kept = tuple(row for row in rows.values() if row.shape in needed)
-    table = SpeedTable(conditions, kept, 0.0, 0.0, looked_up, of_last)
+    wanted = list(_products(job, layers, of_last))
+    missing = [one for one in wanted if (one.shape, one.configuration) not in rows]
+    total = sum(layer.parameters for layer in layers)
+    timed = list(dict.fromkeys(one.timed for one in missing))
+    with ExitStack() as stack:
+        paths = []
+        for number, configuration in enumerate(checked, 1):
+            show(f"writing file {number} of {len(checked)}")
+            paths.append(stack.enter_context(written(job_of(configuration))))
+        measures = [partial(_product_times, one, total, conditions.threads) for one in timed]
+        measures += [partial(_file_times, files, conditions.threads) for files in paths]
+        times = _least_times(measures, show)
+    of_products = dict(zip(timed, times, strict=False))
+    products = []
+    for one in wanted:
+        row = rows.get((one.shape, one.configuration))
+        if row is None:
+            generation, prompt = (1e9 * seconds for seconds in of_products[one.timed])
+            if one.timed.is_head:
+                prompt = math.nan
+            kind = one.timed.kind.name
+            row = ProductSpeed(one.shape, dict(one.configuration), kind, generation, prompt)
+        products.append(row)
+    table = SpeedTable(conditions, tuple(products), 0.0, 0.0, looked_up, of_last)
     checks, others = [], []
-    for number, configuration in enumerate(checked, 1):
-        show(f"file {number} of {len(checked)}")
-        speed = _file(job_of(configuration), conditions.threads)
-        checks.append(
-            SpeedCheck(
-                configuration.to_json(),
-                speed.generation_tokens_per_second,
-                speed.prompt_tokens_per_second,
-            )
-        )
+    for configuration, (generation, prompt) in zip(checked, times[len(timed) :], strict=True):
+        checks.append(SpeedCheck(configuration.to_json(), 1 / generation, 1 / prompt))
         others.append(
             (
-                1 / checks[-1].generation - 1 / table.generation(job.layers, configuration),
-                1 / checks[-1].prompt - 1 / table.prompt(job.layers, configuration),
+                generation - 1 / table.generation(job.layers, configuration),
+                prompt - 1 / table.prompt(job.layers, configuration),
             )
         )
     # Below zero is noise of the measurement.
@@ -95,9 +112,29 @@ def measure_speed(
     return replace(table, other_generation=means[0], other_prompt=means[1], checks=tuple(checks))
 
 
-def _file(job: AdapterJob, threads: int) -> EngineSpeed:
-    with written(job) as files:
-        return file_speed(files.model, files.adapter, threads)
+Times = tuple[float, float]
+"""Seconds of a token that is generated, and of one of a prompt; of a weight, if of a product."""
+
+
+def _least_times(measures: Sequence[Callable[[], Times]], show: SpeedProgress) -> list[Times]:
+    """Return the least times of all measurements, repeated in turns until they hardly fall."""
+    least = [(math.inf, math.inf)] * len(measures)
+    for number in range(1, _PASSES[1] + 1):
+        falls = []
+        for place, measure in enumerate(measures):
+            show(f"{place + 1} of {len(measures)}, pass {number}")
+            before, now = least[place], measure()
+            own = min(before[0], now[0]), min(before[1], now[1])
+            falls += [1 - after / old for after, old in zip(own, before, strict=True)]
+            least[place] = own
+        if number >= _PASSES[0] and sum(falls) <= _SETTLED * len(falls):
+            break
+    return least
+
+
+def _file_times(files: EngineFiles, threads: int) -> Times:
+    speed = file_speed(files.model, files.adapter, threads)
+    return 1 / speed.generation_tokens_per_second, 1 / speed.prompt_tokens_per_second
 
 
 def _tables(job: AdapterJob) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -113,45 +150,21 @@ def _tables(job: AdapterJob) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 
 @dataclass(frozen=True)
-class _Product:
-    """A product to measure: a layer configuration of a shape, stored as a type."""
+class _Timed:
+    """What is measured once: a type and a shape; of heads, no prompt."""
 
     shape: tuple[int, int]
-    configuration: LayerConfiguration
     kind: GGMLType
     is_head: bool
 
 
-def _measured(
-    job: AdapterJob,
-    layers: Sequence[LayerSpec],
-    of_last: Sequence[str],
-    known: set[tuple[tuple[int, int], LayerConfiguration]],
-    threads: int,
-    show: SpeedProgress,
-) -> Iterator[ProductSpeed]:
-    """Yield the speeds of products that are not known, each type and shape measured once."""
-    total = sum(layer.parameters for layer in layers)
-    wanted = [
-        product
-        for product in _products(job, layers, of_last)
-        if (product.shape, product.configuration) not in known
-    ]
-    done: dict[tuple[tuple[int, int], str], tuple[float, float]] = {}
-    for product in wanted:
-        shape, kind = product.shape, product.kind
-        if (shape, kind.name) not in done:
-            show(f"{kind.name} {shape[0]} × {shape[1]}")
-            size, weights = shape[0] * kind.row_bytes(shape[1]), shape[0] * shape[1]
-            copies = min(round(total / weights), _MOST_BYTES // size)
-            generation = _nanoseconds(kind, shape, copies, 1, threads)
-            prompt = math.nan
-            if not product.is_head:
-                copies = _PROMPT_WEIGHTS // weights
-                prompt = _nanoseconds(kind, shape, copies, PROMPT, threads)
-            done[shape, kind.name] = generation, prompt
-        generation, prompt = done[shape, kind.name]
-        yield ProductSpeed(shape, dict(product.configuration), kind.name, generation, prompt)
+@dataclass(frozen=True)
+class _Product:
+    """A layer configuration of a shape, and what is measured for it."""
+
+    shape: tuple[int, int]
+    configuration: LayerConfiguration
+    timed: _Timed
 
 
 def _products(
@@ -171,18 +184,27 @@ def _products(
                 kind = planned_type(own, position, "gguf")
             except InputError:  # An export of it is refused, too.
                 continue
-            yield _Product(shape, chosen, TYPES[kind], is_head)
+            yield _Product(shape, chosen, _Timed(shape, TYPES[kind], is_head))
 
 
-def _nanoseconds(
-    kind: GGMLType, shape: tuple[int, int], copies: int, tokens: int, threads: int
-) -> float:
+def _product_times(product: _Timed, total: int, threads: int) -> Times:
+    """Measure products of a token with as many weights as a model has, and of a prompt."""
+    shape, kind = product.shape, product.kind
+    size, weights = shape[0] * kind.row_bytes(shape[1]), shape[0] * shape[1]
+    copies = min(round(total / weights), _MOST_BYTES // size)
+    generation = _seconds(product, copies, 1, threads)
+    if product.is_head:
+        return generation, generation
+    return generation, _seconds(product, _PROMPT_WEIGHTS // weights, PROMPT, threads)
+
+
+def _seconds(product: _Timed, copies: int, tokens: int, threads: int) -> float:
     """Return the least time that products take, by weight and token."""
     now = clock(threads)
-    with products(kind, shape, max(1, copies), tokens, threads) as made:
+    with products(product.kind, product.shape, max(1, copies), tokens, threads) as made:
         runs: list[float] = []
         while len(runs) < _LEAST_RUNS or sum(runs) < _SECONDS:
             started = now()
             made.compute()
             runs.append(now() - started)
-        return 1e9 * min(runs) / made.weights / tokens
+        return min(runs) / made.weights / tokens

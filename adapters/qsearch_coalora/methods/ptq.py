@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 from qsearch.plugins.capabilities import TrainingCheckpoint
 from qsearch.plugins.evaluation import Evaluation, TrainReport
@@ -22,6 +23,9 @@ from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.study_model import StudyModel
+
+if TYPE_CHECKING:
+    from qsearch_coalora.llama_cpp.evaluating import FileEvaluations
 
 
 class PTQOptions(TrainingOptions):
@@ -107,13 +111,17 @@ class PTQTrainer(AdapterTrainer):
         """
         if self._evaluates_in is None:
             return super().evaluate(configurations, split)
-        from qsearch_coalora.llama_cpp.evaluating import evaluate_job
-
         reference = self.reference(split)
         return tuple(
-            evaluate_job(self.study, self.export_job(configuration), split, reference)
+            self._files.evaluate(self.export_job(configuration), split, reference)
             for configuration in configurations
         )
+
+    @cached_property
+    def _files(self) -> FileEvaluations:
+        from qsearch_coalora.llama_cpp.evaluating import FileEvaluations
+
+        return FileEvaluations(self.study)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the fine-tuned weights, not quantized."""

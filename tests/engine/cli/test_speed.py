@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qsearch.deployment.speed import generation_speeds
+from qsearch.deployment.predicted_speed import generation_speeds
 from qsearch.errors import DamagedFileError
 from qsearch.plugins.speed import ProductSpeed, SpeedCheck, SpeedConditions, SpeedTable
 from qsearch.space.configuration import Configuration
