@@ -147,6 +147,8 @@ def _scheme(one: Any, default: IntegerScheme, path: str) -> IntegerScheme | None
     bits = integer(one, "bits", path, default.bits)
     if bits >= 16:
         return None
+    if integer(one, "act_bits", path, 16) < 16:
+        raise InputError(f"{path}: act_bits: {one['act_bits']}; activations stay in 16 bits")
     kind = one.get("data_type", "int")
     if kind != "int":
         raise InputError(f"{path}: data_type: {kind!r}; 'int' alone can be read")

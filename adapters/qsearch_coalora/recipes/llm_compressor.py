@@ -122,6 +122,10 @@ def _groups(config: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], Any]]:
     for name, own in fields(config.get("config_groups") or {}, "config_groups").items():
         group = fields(own, f"config_groups.{name}")
         targets = _texts(group.get("targets", ()), f"config_groups.{name}.targets")
+        for quantized in ("input_activations", "output_activations"):
+            if group.get("weights") and group.get(quantized):
+                where = f"config_groups.{name}.{quantized}"
+                raise InputError(f"{where}: must be null; activations are not quantized")
         yield targets, group.get("weights")
     scheme, targets = config.get("scheme"), _texts(config.get("targets", "Linear"), "targets")
     for preset, own in (scheme if isinstance(scheme, dict) else {scheme: targets}).items():

@@ -70,16 +70,27 @@ Its export to engines knows 4 bits in groups, and 8 bits.
 
     def scheme(self, values: Any, path: str, layer: LayerSpec) -> IntegerScheme | None:
         """Return what it says of a layer: its entries in order, later ones over earlier ones."""
-        entries, cfg, is_enabled = _entries(values), None, False
-        for number, entry in enumerate(entries or ()):
-            if not isinstance(entry, dict) or not isinstance(entry.get("quantizer_name"), str):
-                raise InputError(f"quant_cfg.{number}: must have a quantizer_name, not {entry!r}")
-            if entry.get("parent_class") not in (None, f"nn.{module_class(layer)}"):
-                continue
-            if fnmatch.fnmatchcase(f"{path}.weight_quantizer", entry["quantizer_name"]):
-                cfg = entry.get("cfg", cfg)
-                is_enabled = entry.get("enable", True) is not False
-        return _scheme(cfg, path) if is_enabled and cfg is not None else None
+        cfg = _enabled(values, f"{path}.weight_quantizer", layer)
+        if cfg is None:
+            return None
+        scheme = _scheme(cfg, path)
+        if _enabled(values, f"{path}.input_quantizer", layer) is not None:
+            raise InputError(f"{path}.input_quantizer: enabled; activations are not quantized")
+        return scheme
+
+
+def _enabled(values: Mapping[str, Any], name: str, layer: LayerSpec) -> Any:
+    """Return the ``cfg`` of a layer's quantizer of some name; None if it is not enabled."""
+    cfg, is_enabled = None, False
+    for number, entry in enumerate(_entries(values) or ()):
+        if not isinstance(entry, dict) or not isinstance(entry.get("quantizer_name"), str):
+            raise InputError(f"quant_cfg.{number}: must have a quantizer_name, not {entry!r}")
+        if entry.get("parent_class") not in (None, f"nn.{module_class(layer)}"):
+            continue
+        if fnmatch.fnmatchcase(name, entry["quantizer_name"]):
+            cfg = entry.get("cfg", cfg)
+            is_enabled = entry.get("enable", True) is not False
+    return cfg if is_enabled else None
 
 
 def _cfg(scheme: IntegerScheme) -> dict[str, object]:

@@ -475,6 +475,32 @@ def test_the_first_pattern_of_tensor_types_counts(make_job: MakeJob) -> None:
             {".*up_proj": {"bits": 4, "data_type": "mx_fp"}},
             "data_type: 'mx_fp'; 'int'",
         ),
+        ("auto-round", {".*": {"bits": 4, "act_bits": 8}}, "act_bits: 8; activations stay in 16"),
+        (
+            "llm-compressor",
+            {
+                "QuantizationModifier": {
+                    "config_groups": {
+                        "one": {
+                            "targets": ["Linear"],
+                            "weights": {"num_bits": 4, "group_size": 32},
+                            "input_activations": {"num_bits": 8},
+                        }
+                    }
+                }
+            },
+            "config_groups.one.input_activations: must be null; activations are not quantized",
+        ),
+        (
+            "modelopt",
+            {
+                "quant_cfg": [
+                    {"quantizer_name": "*weight_quantizer", "cfg": {"num_bits": 8, "axis": 0}},
+                    {"quantizer_name": "*input_quantizer", "cfg": {"num_bits": 8}},
+                ]
+            },
+            "input_quantizer: enabled; activations are not quantized",
+        ),
         ("auto-round", {"(": {"bits": 4}}, "'(' is not a regular expression: missing )"),
         (
             "auto-round",
