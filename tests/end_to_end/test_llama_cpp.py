@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qsearch.plugins.engines import EngineSpeed
 from qsearch.spec.study_spec import load_spec
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch.storage.measurements import read_speed
@@ -109,6 +110,8 @@ def test_a_configuration_is_picked_by_its_speed(
     assert too_fast.code == 2
     assert "the fastest configuration generates" in too_fast.errors
 
+    speed = EngineSpeed(1, 128, 1000.0, 100.0, 0)
+    monkeypatch.setattr("qsearch_coalora.llama_cpp.speed.file_speed", lambda *_: speed)
     other = tmp_path / "other"
     shutil.copytree(run, other)
     (other / SPEED_FILE).unlink()
@@ -117,5 +120,6 @@ def test_a_configuration_is_picked_by_its_speed(
     copied = read_speed(other)
     assert copied is not None
     assert copied.products == table.products
+    assert [check.generation for check in copied.checks] == pytest.approx([100.0] * 3)
     refused = command_here("measure-speed", other, "--threads", "2", "--from", run)
     assert "it was measured elsewhere: threads 1, here 2" in refused.errors

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from qsearch_reports.frames import points_frame, tokens_per_second
+from qsearch_reports.page import payload
 from qsearch_reports.page.payload import study_payload
 from qsearch_reports.results import StudyResults, read_results
 
@@ -39,7 +42,10 @@ def test_rows_have_the_speed_of_their_configuration(record: StudyRecord) -> None
     assert np.isnan(tokens_per_second(record, None)).tolist() == [True] * len(points_frame(record))
 
 
-def test_pages_have_what_was_measured(record: StudyRecord, tmp_path) -> None:
+def test_pages_have_what_was_measured(
+    record: StudyRecord, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(payload, "_figures", lambda *_: {})
     write_study(tmp_path, record)
     assert read_results(tmp_path).speed is None
     without = study_payload(StudyResults(record, "a"), "a")["points"]["tokens_per_second"]
