@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration import Choices, LayerConfiguration
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,26 @@ class TensorLayout:
         if self.bits is None:
             return self.count * self.dtype.itemsize
         return -(-self.count * self.bits // 8)
+
+
+class Decoder(Protocol):
+    """What a packed model needs of a quantizer: how tensors are stored, and their weights."""
+
+    name: str
+
+    def choices(self) -> Choices:
+        """Return the knobs it has, and their ordered values."""
+        ...
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensors of a weight of this shape are stored, by name."""
+        ...
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features)."""
+        ...
 
 
 @runtime_checkable

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qsearch.plugins.tensor_layout import PackableQuantizer
+from qsearch.plugins.tensor_layout import Decoder
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.stored_types import decode_factor, factor_plan
 from qsearch_quantizers.packed.tensor_files import planned
@@ -36,7 +36,7 @@ class PackedLinear(PackedModule, nn.Linear):
         out_features: int,
         bias: bool,
         configuration: LayerConfiguration,
-        quantizer: PackableQuantizer,
+        quantizer: Decoder,
         rank: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,

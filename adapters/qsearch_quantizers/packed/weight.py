@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
+from qsearch.plugins.tensor_layout import Decoder, SupportsRows
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
 
@@ -60,7 +60,7 @@ class PackedModule(nn.Module):
         self,
         shape: tuple[int, int],
         configuration: LayerConfiguration,
-        quantizer: PackableQuantizer,
+        quantizer: Decoder,
         device: torch.device | str | None,
     ) -> None:
         """Make the buffers; they have no values yet."""
