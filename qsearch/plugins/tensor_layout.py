@@ -123,6 +123,32 @@ class IntegerWeight:
     group_size: int
 
 
+@dataclass(frozen=True)
+class LevelWeight:
+    """A weight as levels of codes by groups of a row: (level - zero point) · scale, in float32.
+
+    Codes are uint8 (output features × input features), levels float32 (2^bits) or None where a
+    code is its own level. Scales, and zero points unless all are 0, are one a group (output
+    features × groups), of any float type. Groups divide a row.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
+    levels: Tensor | None
+    bits: int
+    group_size: int
+
+
+@runtime_checkable
+class SupportsLevels(Protocol):
+    """Optional for packable quantizers. With it, compiled code decodes weights as it multiplies."""
+
+    def as_levels(self, quantized: QuantizedTensor) -> LevelWeight | None:
+        """Return a quantized weight as levels of codes, exactly; None if it is none."""
+        ...
+
+
 @runtime_checkable
 class SupportsIntegers(Protocol):
     """Optional for quantizers. With it, engines that compute with integers read its weights."""

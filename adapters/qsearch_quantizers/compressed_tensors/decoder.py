@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import Float8Weight, TensorLayout
+from qsearch.plugins.tensor_layout import Float8Weight, LevelWeight, TensorLayout
 from qsearch.space.configuration import KnobValue, LayerConfiguration
 from qsearch_quantizers.compressed_tensors.schemes import Grouping, Scheme, grouping_of
 from qsearch_quantizers.decoding import Knobs
@@ -65,6 +65,11 @@ class CompressedTensorsDecoder(IntegerDecoder):
             part = slice(first, first + step)
             torch.mul(float8.codes[part].float(), float8.scales[part], out=weight[part])
         return weight
+
+    def as_levels(self, quantized: QuantizedTensor) -> LevelWeight | None:
+        """Return a weight of integers as levels of codes, exactly; None for floating point."""
+        is_float = self._grouping(quantized.configuration).is_float
+        return None if is_float else super().as_levels(quantized)
 
     def as_float8(self, quantized: QuantizedTensor) -> Float8Weight | None:
         """Return a quantized weight in 8-bit floating point, exactly; None if it is integers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -9,7 +10,12 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import Elements, IntegerWeight, TensorLayout
+from qsearch.plugins.tensor_layout import (
+    Elements,
+    IntegerWeight,
+    LevelWeight,
+    TensorLayout,
+)
 from qsearch.space.configuration import KnobValue, LayerConfiguration
 from qsearch_quantizers.decoding import KnobDecoder, Knobs
 from qsearch_quantizers.packed.bit_packing import row_positions
@@ -91,6 +97,25 @@ class GroupedDecoder(KnobDecoder):
             for name, layout in self.layout(shape, configuration).items()
         }
         return self.dequantize(QuantizedTensor(tensors, (len(rows), shape[1]), configuration))
+
+    def as_levels(self, quantized: QuantizedTensor) -> LevelWeight | None:
+        """Return a quantized weight as levels of codes, exactly."""
+        columns, bits = quantized.shape[1], self.bits(quantized.configuration)
+        size = self.group_size(quantized.configuration, columns)
+        zero_points = quantized.tensors.get("zero_points")
+        if zero_points is None:
+            zero_points = torch.full_like(quantized.tensors["scales"], 2.0 ** (bits - 1))
+        # A last group that is shorter is several of a size that divides it.
+        common = math.gcd(size, columns)
+        starts = torch.arange(0, columns, common) // size
+        return LevelWeight(
+            quantized.tensors["codes"],
+            quantized.tensors["scales"][:, starts],
+            zero_points[:, starts],
+            None,
+            bits,
+            common,
+        )
 
     def integer_weight(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a weight with integer zero points as integers on a grid, exactly."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import Elements, TensorLayout
+from qsearch.plugins.tensor_layout import Elements, LevelWeight, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.decoding import KnobDecoder, Knobs
 
@@ -86,6 +87,32 @@ class NormalFloatDecoder(KnobDecoder):
         units /= 2 ** configuration.integer("scale_bits")
         scales = elements["scale_codes"](blocks).float().add_(1).mul_(units)
         return levels_at(elements["codes"], bits, positions).mul_(scales)
+
+    def as_levels(self, quantized: QuantizedTensor) -> LevelWeight | None:
+        """Return a quantized weight as levels of codes, exactly; None if no group fits its rows."""
+        import torch
+
+        from qsearch_quantizers.normal_float.blocks import halves_swapped
+        from qsearch_quantizers.normal_float.levels import normal_float_levels
+        from qsearch_quantizers.normal_float.scales import block_scales
+        from qsearch_quantizers.packed.bit_packing import unpack
+
+        configuration, (rows, columns) = quantized.configuration, quantized.shape
+        bits, size = configuration.integer("bits"), configuration.integer("block_size")
+        tensors = quantized.tensors
+        scales = block_scales(tensors["scale_codes"], tensors["scales"], configuration)
+        packed = halves_swapped(tensors["codes"], bits)
+        # A block that goes on in the next row is several groups.
+        common = math.gcd(size, columns)
+        starts = torch.arange(0, rows * columns, common) // size
+        return LevelWeight(
+            unpack(packed, bits, rows * columns).view(rows, columns),
+            scales[starts].view(rows, -1),
+            None,
+            normal_float_levels(bits),
+            bits,
+            common,
+        )
 
     def layout(
         self, shape: tuple[int, int], configuration: LayerConfiguration

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -48,11 +48,25 @@ class PackedWeight:
         )
 
 
+class CompiledProduct(Protocol):
+    """Computes products with some inputs."""
+
+    def takes(self, inputs: Tensor) -> bool:
+        """Return whether it computes with these inputs (tokens × columns)."""
+        ...
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """Return x·W̃ᵀ (tokens × rows)."""
+        ...
+
+
 class PackedModule(nn.Module):
     """A module whose weight W̃ (rows × columns) is in buffers, as a quantizer's packed tensors."""
 
     _blocks_on_gpu = False
     """Whether the weight is dequantized by block on a GPU too, not only on the CPU."""
+    compiled: CompiledProduct | None = None
+    """What computes few tokens instead; see :mod:`~qsearch_quantizers.packed.compiled`."""
     stored_names: tuple[str, ...]
     """Buffers whose type never changes: those of the weight, and of an adapter in codes."""
 
@@ -92,9 +106,10 @@ class PackedModule(nn.Module):
 
     def dequantized(self) -> Tensor:
         """Return the float32 weight (rows × columns), without an adapter."""
-        return self.quantizer.dequantize(self._quantized())
+        return self.quantizer.dequantize(self.quantized())
 
-    def _quantized(self) -> QuantizedTensor:
+    def quantized(self) -> QuantizedTensor:
+        """Return the weight's tensors, of which those that are packed are unpacked."""
         # The buffers have these layouts, so that nothing is checked for every token.
         tensors = {
             name: unpacked(getattr(self, name), layout) for name, layout in self._layouts.items()
@@ -103,7 +118,7 @@ class PackedModule(nn.Module):
 
     def rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × columns) in a type, with their rows."""
-        quantized = self._quantized()
+        quantized = self.quantized()
         rows, columns = self.shape
         step = max(1, BLOCK_WEIGHTS // columns)
         by_block = self._blocks_on_gpu or self.get_buffer(self.tensor_names[0]).device.type == "cpu"
@@ -120,6 +135,8 @@ class PackedModule(nn.Module):
     @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × rows) for x (tokens × columns)."""
+        if self.compiled is not None and self.compiled.takes(inputs):
+            return self.compiled.product(inputs)
         outputs = inputs.new_empty(inputs.shape[0], self.shape[0])
         for rows, weight in self.rows(inputs.dtype):
             outputs[:, rows] = nn.functional.linear(inputs, weight)

@@ -1,0 +1,177 @@
+"""A product whose weights are decoded in registers, compiled by this machine's C compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qsearch.errors import InputError
+from qsearch.plugins.tensor_layout import SupportsLevels
+from qsearch_quantizers.packed.weight import PackedModule
+
+LANES = 16
+"""Rows that are computed together, as in the source."""
+MAX_TOKENS = 4
+"""Tokens that it computes one by one; more are faster with a weight that is decoded once."""
+
+_SOURCE = Path(__file__).with_name("kernel.c")
+_FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-Wno-psabi", "-shared", "-fPIC")
+_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class CompiledWeight:
+    """A weight as the compiled product reads it, next to its packed tensors.
+
+    Codes of 3 bits take 4 here, and scales 32.
+    """
+
+    bits: int
+    words: Tensor
+    scales: Tensor
+    zeros: Tensor | None
+    levels: Tensor | None
+    rows: int
+    columns: int
+    group: int
+
+    def takes(self, inputs: Tensor) -> bool:
+        """Return whether it computes with inputs (tokens × columns): few, in float32, on a CPU."""
+        return (
+            len(inputs) <= MAX_TOKENS
+            and inputs.dtype == torch.float32
+            and inputs.device.type == "cpu"
+        )
+
+    def product(self, inputs: Tensor) -> Tensor:
+        """Return x·W̃ᵀ (tokens × rows) for x (tokens × columns)."""
+        inputs = inputs.contiguous()
+        tiles = self.words.shape[0]
+        outputs = torch.empty(len(inputs), tiles * LANES)
+        for token, out in zip(inputs, outputs, strict=True):
+            _library().product(
+                self.bits,
+                *(_address(one) for one in (self.words, self.scales, self.zeros, self.levels)),
+                *(token.data_ptr(), out.data_ptr()),
+                *(tiles, self.columns, self.group, torch.get_num_threads()),
+            )
+        return outputs[:, : self.rows]
+
+
+def use_compiled_product(model: nn.Module) -> list[str]:
+    """Have a packed model's layers compute single tokens on the CPU by compiled code.
+
+    Weights are to the bit those of before, sums are in another order. The code is compiled by
+    ``cc``, or what the variable ``CC`` names.
+
+    Returns:
+        The packed layers that compute as before: those of a quantizer without levels, or whose
+        rows are no whole words of codes.
+
+    Raises:
+        InputError: If there is no compiler, or it fails.
+    """
+    _library()
+    others = []
+    for name, module in model.named_modules():
+        if isinstance(module, PackedModule):
+            module.compiled = compiled_weight(module)
+            if module.compiled is None:
+                others.append(name)
+    return others
+
+
+def compiled_weight(module: PackedModule) -> CompiledWeight | None:
+    """Return a module's weight as the compiled product reads it; None if it cannot."""
+    decoder = module.quantizer
+    weight = decoder.as_levels(module.quantized()) if isinstance(decoder, SupportsLevels) else None
+    if weight is None:
+        return None
+    bits = 4 if weight.bits == 3 else weight.bits
+    codes_of_word = 32 // bits
+    if bits not in (2, 4, 8) or weight.group_size % codes_of_word:
+        return None
+    rows, columns = weight.codes.shape
+    levels = weight.levels
+    if levels is None and bits < 8:
+        levels = torch.arange(2**weight.bits, dtype=torch.float32)
+    if levels is not None:
+        levels = nn.functional.pad(levels, (0, max(16, 2**bits) - len(levels)))
+    return CompiledWeight(
+        bits,
+        _words(weight.codes, bits),
+        _tiles(weight.scales),
+        None if weight.zero_points is None else _tiles(weight.zero_points),
+        levels,
+        rows,
+        columns,
+        weight.group_size,
+    )
+
+
+def _words(codes: Tensor, bits: int) -> Tensor:
+    """Return codes (rows × columns) as words (tiles × words of a row × lanes), int32."""
+    rows, columns = codes.shape
+    count = 32 // bits
+    padded = nn.functional.pad(codes, (0, 0, 0, -rows % LANES))
+    grouped = padded.view(-1, LANES, columns // count, count)
+    words = torch.zeros(grouped.shape[:3], dtype=torch.int32)
+    for place in range(count):
+        words |= grouped[..., place].to(torch.int32) << bits * place
+    return words.transpose(1, 2).contiguous()
+
+
+def _tiles(values: Tensor) -> Tensor:
+    """Return values of groups (rows × groups) as tiles (tiles × groups × lanes), float32."""
+    rows, groups = values.shape
+    padded = nn.functional.pad(values.float(), (0, 0, 0, -rows % LANES))
+    return padded.view(-1, LANES, groups).transpose(1, 2).contiguous()
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+@cache
+def _library() -> Any:
+    """Compile the source and load it; nothing is kept on disk."""
+    compiler = os.environ.get("CC", "cc")
+    with tempfile.TemporaryDirectory() as folder:
+        target = Path(folder) / "product.so"
+        failure = ""
+        # Without OpenMP, such as with some builds of Clang, it runs on one thread.
+        for threads in (("-fopenmp",), ()):
+            command = [compiler, *_FLAGS, *threads, str(_SOURCE), "-o", str(target)]
+            try:
+                done = subprocess.run(
+                    command, capture_output=True, text=True, check=False, timeout=_SECONDS
+                )
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise InputError(
+                    f"the compiled product needs a C compiler, and {compiler!r} cannot be run"
+                    f" ({error}); install one, or name it in the variable CC"
+                ) from error
+            if done.returncode == 0:
+                # OpenMP is that of PyTorch, which has its library loaded.
+                library = ctypes.CDLL(str(target))
+                break
+            failure = failure or done.stderr.strip()
+        else:
+            raise InputError(f"{compiler} cannot compile {_SOURCE.name}: {failure[-300:]}")
+    library.product.restype = None
+    library.product.argtypes = (
+        ctypes.c_int,
+        *(ctypes.c_void_p,) * 6,
+        *(ctypes.c_int64,) * 3,
+        ctypes.c_int,
+    )
+    return library
