@@ -6,7 +6,6 @@ import ctypes
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,43 +27,74 @@ _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-Wno-psabi", "-shared",
 _SECONDS = 120
 
 
-@dataclass(frozen=True)
+class _Fields(ctypes.Structure):
+    """``struct weight`` of the source."""
+
+    _fields_ = (
+        ("bits", ctypes.c_int32),
+        *((name, ctypes.c_void_p) for name in ("words", "scales", "zeros", "levels")),
+        *((name, ctypes.c_int64) for name in ("tiles", "columns", "group")),
+    )
+
+
 class CompiledWeight:
     """A weight as the compiled product reads it, next to its packed tensors.
 
     Codes of 3 bits take 4 here, and scales 32.
+
+    Args:
+        shape: Rows and columns.
+        bits: 2, 4 or 8.
+        group: Weights of a row that share a scale.
+        words: Codes, see the source.
+        scales: Of groups, in tiles.
+        zeros: Zero points of groups, in tiles; all are 0 if None.
+        levels: By code; None where a code is its own level.
     """
 
-    bits: int
-    words: Tensor
-    scales: Tensor
-    zeros: Tensor | None
-    levels: Tensor | None
-    rows: int
-    columns: int
-    group: int
+    def __init__(
+        self,
+        shape: tuple[int, int],
+        bits: int,
+        group: int,
+        words: Tensor,
+        scales: Tensor,
+        zeros: Tensor | None,
+        levels: Tensor | None,
+    ) -> None:
+        self._arguments = (shape, bits, group, words, scales, zeros, levels)
+        self._rows, self._columns = shape
+        self._width = LANES * len(words)
+        tensors = (words, scales, zeros, levels)  # Held by the arguments.
+        addresses = (None if tensor is None else tensor.data_ptr() for tensor in tensors)
+        self._fields = _Fields(bits, *addresses, len(words), self._columns, group)
+        self._reference = ctypes.byref(self._fields)
+
+    def __deepcopy__(self, _: object) -> CompiledWeight:
+        return self  # Nothing in it changes.
+
+    def __reduce__(self) -> tuple[type[CompiledWeight], tuple[object, ...]]:
+        return CompiledWeight, self._arguments  # Addresses are this process's.
 
     def takes(self, inputs: Tensor) -> bool:
         """Return whether it computes with inputs (tokens × columns): few, in float32, on a CPU."""
         return (
             len(inputs) <= MAX_TOKENS
             and inputs.dtype == torch.float32
-            and inputs.device.type == "cpu"
+            and inputs.is_cpu
+            and not inputs.requires_grad
         )
 
+    @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × rows) for x (tokens × columns)."""
-        inputs = inputs.contiguous()
-        tiles = self.words.shape[0]
-        outputs = torch.empty(len(inputs), tiles * LANES)
-        for token, out in zip(inputs, outputs, strict=True):
-            _library().product(
-                self.bits,
-                *(_address(one) for one in (self.words, self.scales, self.zeros, self.levels)),
-                *(token.data_ptr(), out.data_ptr()),
-                *(tiles, self.columns, self.group, torch.get_num_threads()),
-            )
-        return outputs[:, : self.rows]
+        inputs, tokens = inputs.contiguous(), len(inputs)
+        outputs = torch.empty(tokens, self._width)
+        _library().product(
+            *(self._reference, inputs.data_ptr(), outputs.data_ptr()),
+            *(tokens, torch.get_num_threads()),
+        )
+        return outputs if self._width == self._rows else outputs[:, : self._rows]
 
 
 def use_compiled_product(model: nn.Module) -> list[str]:
@@ -100,21 +130,19 @@ def compiled_weight(module: PackedModule) -> CompiledWeight | None:
     codes_of_word = 32 // bits
     if bits not in (2, 4, 8) or weight.group_size % codes_of_word:
         return None
-    rows, columns = weight.codes.shape
     levels = weight.levels
     if levels is None and bits < 8:
         levels = torch.arange(2**weight.bits, dtype=torch.float32)
-    if levels is not None:
-        levels = nn.functional.pad(levels, (0, max(16, 2**bits) - len(levels)))
+    if levels is not None and bits < 8:
+        levels = levels.repeat(16 // len(levels))
     return CompiledWeight(
+        module.shape,
         bits,
+        weight.group_size,
         _words(weight.codes, bits),
         _tiles(weight.scales),
         None if weight.zero_points is None else _tiles(weight.zero_points),
         levels,
-        rows,
-        columns,
-        weight.group_size,
     )
 
 
@@ -135,10 +163,6 @@ def _tiles(values: Tensor) -> Tensor:
     rows, groups = values.shape
     padded = nn.functional.pad(values.float(), (0, 0, 0, -rows % LANES))
     return padded.view(-1, LANES, groups).transpose(1, 2).contiguous()
-
-
-def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
 
 
 @cache
@@ -169,9 +193,7 @@ def _library() -> Any:
             raise InputError(f"{compiler} cannot compile {_SOURCE.name}: {failure[-300:]}")
     library.product.restype = None
     library.product.argtypes = (
-        ctypes.c_int,
-        *(ctypes.c_void_p,) * 6,
-        *(ctypes.c_int64,) * 3,
-        ctypes.c_int,
+        *(ctypes.c_void_p,) * 3,
+        *(ctypes.c_int64, ctypes.c_int),
     )
     return library

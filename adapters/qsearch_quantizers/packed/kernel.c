@@ -19,8 +19,20 @@
 typedef float floats __attribute__((vector_size(4 * LANES)));
 typedef int32_t ints __attribute__((vector_size(4 * LANES)));
 
-/* Levels of codes below 16. */
-static inline __attribute__((always_inline)) floats of_few(const float *levels, ints codes) {
+struct weight {
+    int32_t bits;
+    const int32_t *words;
+    const float *scales;
+    const float *zeros;  /* Or null: all are 0. */
+    const float *levels; /* 16 for codes of 2 and 4 bits, those of 2 bits repeated; 256 for 8 bits,
+                            or null where codes are levels. */
+    int64_t tiles, columns, group;
+};
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Levels of the codes in the lowest bits, whatever is above them. */
+INLINE floats of_few(const float *levels, ints codes) {
     floats values;
 #if defined(__AVX512F__)
     values = (floats)_mm512_permutexvar_ps((__m512i)codes, _mm512_loadu_ps(levels));
@@ -37,13 +49,14 @@ static inline __attribute__((always_inline)) floats of_few(const float *levels, 
         memcpy((char *)&values + 32 * half, &both, 32);
     }
 #else
-    for (int lane = 0; lane < LANES; lane++) values[lane] = levels[codes[lane]];
+    for (int lane = 0; lane < LANES; lane++) values[lane] = levels[codes[lane] & 15];
 #endif
     return values;
 }
 
-static inline __attribute__((always_inline)) floats of_many(const float *levels, ints codes) {
+INLINE floats of_many(const float *levels, ints codes) {
     floats values;
+    codes &= 255;
 #if defined(__AVX512F__)
     values = (floats)_mm512_i32gather_ps((__m512i)codes, levels, 4);
 #else
@@ -52,56 +65,55 @@ static inline __attribute__((always_inline)) floats of_many(const float *levels,
     return values;
 }
 
-/* The codes themselves; levels are not read. */
-static inline __attribute__((always_inline)) floats of_none(const float *levels, ints codes) {
+/* The codes themselves. */
+INLINE floats of_none(const float *levels, ints codes) {
     (void)levels;
-    return __builtin_convertvector(codes, floats);
+    return __builtin_convertvector(codes & 255, floats);
 }
 
-#define PRODUCT(NAME, BITS, LEVELS_OF)                                                             \
-    static void NAME(const int32_t *words, const float *scales, const float *zeros,               \
-                     const float *levels, const float *x, float *y, int64_t tiles,                \
-                     int64_t columns, int64_t group, int threads) {                               \
-        enum { CODES = 32 / BITS };                                                               \
-        (void)threads;                                                                            \
-        _Pragma("omp parallel for schedule(static) num_threads(threads)")                         \
-        for (int64_t tile = 0; tile < tiles; tile++) {                                            \
-            const int32_t *word_at = words + tile * (columns / CODES) * LANES;                    \
-            int64_t groups = tile * (columns / group) * LANES;                                    \
-            floats sums[4] = {{0}};                                                               \
-            for (int64_t first = 0; first < columns; first += group, groups += LANES) {           \
-                floats scale, zero = {0};                                                         \
-                memcpy(&scale, scales + groups, sizeof(scale));                                   \
-                if (zeros) memcpy(&zero, zeros + groups, sizeof(zero));                           \
-                for (int64_t column = first; column < first + group; column += CODES) {           \
-                    ints word;                                                                    \
-                    memcpy(&word, word_at, sizeof(word));                                         \
-                    word_at += LANES;                                                             \
-                    _Pragma("GCC unroll 16")                                                      \
-                    for (int place = 0; place < CODES; place++) {                                 \
-                        ints codes = (word >> (BITS * place)) & ((1 << BITS) - 1);                \
-                        floats weight = (LEVELS_OF(levels, codes) - zero) * scale;                \
-                        sums[place % 4] += weight * x[column + place];                            \
-                    }                                                                             \
-                }                                                                                 \
-            }                                                                                     \
-            floats sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);                               \
-            memcpy(y + tile * LANES, &sum, sizeof(sum));                                          \
-        }                                                                                         \
+/* One tile; bits, what decodes, and whether there are zero points are constants where it is used. */
+INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_of)(const float *, ints),
+                         int has_zeros, int64_t tile, const float *x, float *y) {
+    const int codes = 32 / bits;
+    const int64_t columns = weight->columns, group = weight->group;
+    const int32_t *words = weight->words + tile * (columns / codes) * LANES;
+    int64_t groups = tile * (columns / group) * LANES;
+    floats sums[4] = {{0}};
+    for (int64_t first = 0; first < columns; first += group, groups += LANES) {
+        floats scale, zero = {0};
+        memcpy(&scale, weight->scales + groups, sizeof(scale));
+        if (has_zeros) memcpy(&zero, weight->zeros + groups, sizeof(zero));
+        for (int64_t column = first; column < first + group; column += codes, words += LANES) {
+            ints word;
+            memcpy(&word, words, sizeof(word));
+#pragma GCC unroll 16
+            for (int place = 0; place < codes; place++) {
+                floats value = levels_of(weight->levels, word >> (bits * place));
+                if (has_zeros) value -= zero;
+                sums[place % 4] += value * scale * x[column + place];
+            }
+        }
     }
+    floats sum = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    memcpy(y + tile * LANES, &sum, sizeof(sum));
+}
 
-PRODUCT(product_2, 2, of_few)
-PRODUCT(product_4, 4, of_few)
-PRODUCT(product_8, 8, of_many)
-PRODUCT(product_whole, 8, of_none)
+#define TILES(...)                                                                             \
+    _Pragma("omp parallel for schedule(static) num_threads(threads)")                          \
+    for (int64_t tile = 0; tile < weight->tiles; tile++)                                       \
+        for (int64_t token = 0; token < tokens; token++)                                       \
+            tile_product(weight, __VA_ARGS__, tile, x + token * weight->columns,               \
+                         y + token * weight->tiles * LANES)
 
-/* Of one token: x (columns) and y (16 * tiles). Levels are 16 for 2 and 4 bits, 256 for 8 bits, or
-   null where codes of 8 bits are levels. */
-void product(int bits, const int32_t *words, const float *scales, const float *zeros,
-             const float *levels, const float *x, float *y, int64_t tiles, int64_t columns,
-             int64_t group, int threads) {
-    if (bits == 2) product_2(words, scales, zeros, levels, x, y, tiles, columns, group, threads);
-    else if (bits == 4) product_4(words, scales, zeros, levels, x, y, tiles, columns, group, threads);
-    else if (levels) product_8(words, scales, zeros, levels, x, y, tiles, columns, group, threads);
-    else product_whole(words, scales, zeros, levels, x, y, tiles, columns, group, threads);
+/* Of tokens x (tokens, columns) to y (tokens, 16 * tiles). */
+void product(const struct weight *weight, const float *x, float *y, int64_t tokens, int threads) {
+    (void)threads;
+    if (weight->bits == 2 && weight->zeros) TILES(2, of_few, 1);
+    else if (weight->bits == 2) TILES(2, of_few, 0);
+    else if (weight->bits == 4 && weight->zeros) TILES(4, of_few, 1);
+    else if (weight->bits == 4) TILES(4, of_few, 0);
+    else if (weight->levels && weight->zeros) TILES(8, of_many, 1);
+    else if (weight->levels) TILES(8, of_many, 0);
+    else if (weight->zeros) TILES(8, of_none, 1);
+    else TILES(8, of_none, 0);
 }

@@ -52,7 +52,7 @@ class CompiledProduct(Protocol):
     """Computes products with some inputs."""
 
     def takes(self, inputs: Tensor) -> bool:
-        """Return whether it computes with these inputs (tokens × columns)."""
+        """Return whether it computes with these inputs (tokens × columns), without a gradient."""
         ...
 
     def product(self, inputs: Tensor) -> Tensor:
@@ -135,8 +135,6 @@ class PackedModule(nn.Module):
     @torch.no_grad()
     def product(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × rows) for x (tokens × columns)."""
-        if self.compiled is not None and self.compiled.takes(inputs):
-            return self.compiled.product(inputs)
         outputs = inputs.new_empty(inputs.shape[0], self.shape[0])
         for rows, weight in self.rows(inputs.dtype):
             outputs[:, rows] = nn.functional.linear(inputs, weight)
@@ -153,6 +151,8 @@ class PackedModule(nn.Module):
 
     def products(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × rows), with the gradient of x (tokens × columns)."""
+        if self.compiled is not None and self.compiled.takes(inputs):
+            return self.compiled.product(inputs)
         if inputs.requires_grad:
             return cast(Tensor, _Product.apply(inputs, self))  # type: ignore[no-untyped-call]
         return cast(Tensor, self.product(inputs))
