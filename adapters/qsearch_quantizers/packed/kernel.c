@@ -65,6 +65,38 @@ INLINE floats of_many(const float *levels, ints codes) {
     return values;
 }
 
+#if defined(__AVX512VBMI__)
+/* The levels of a word's four codes; a plane has one byte of each level. Gathers take twice the time. */
+INLINE void of_word(const uint8_t (*planes)[256], ints word, floats values[4]) {
+    /* Of each four rows, their first codes, then their second ones, and so on. */
+    const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i codes = _mm512_shuffle_epi8((__m512i)word, _mm512_broadcast_i32x4(order));
+    __mmask64 upper = _mm512_movepi8_mask(codes);
+    __m512i bytes[4];
+#pragma GCC unroll 4
+    for (int place = 0; place < 4; place++) {
+        const uint8_t *plane = planes[place];
+        __m512i low = _mm512_permutex2var_epi8(_mm512_loadu_si512(plane), codes,
+                                               _mm512_loadu_si512(plane + 64));
+        __m512i high = _mm512_permutex2var_epi8(_mm512_loadu_si512(plane + 128), codes,
+                                                _mm512_loadu_si512(plane + 192));
+        bytes[place] = _mm512_mask_blend_epi8(upper, low, high);
+    }
+    __m512i lower_01 = _mm512_unpacklo_epi8(bytes[0], bytes[1]);
+    __m512i upper_01 = _mm512_unpackhi_epi8(bytes[0], bytes[1]);
+    __m512i lower_23 = _mm512_unpacklo_epi8(bytes[2], bytes[3]);
+    __m512i upper_23 = _mm512_unpackhi_epi8(bytes[2], bytes[3]);
+    values[0] = (floats)_mm512_unpacklo_epi16(lower_01, lower_23);
+    values[1] = (floats)_mm512_unpackhi_epi16(lower_01, lower_23);
+    values[2] = (floats)_mm512_unpacklo_epi16(upper_01, upper_23);
+    values[3] = (floats)_mm512_unpackhi_epi16(upper_01, upper_23);
+}
+#else
+INLINE void of_word(const uint8_t (*planes)[256], ints word, floats values[4]) {
+    (void)planes, (void)word, (void)values;
+}
+#endif
+
 /* The codes themselves. */
 INLINE floats of_none(const float *levels, ints codes) {
     (void)levels;
@@ -73,7 +105,8 @@ INLINE floats of_none(const float *levels, ints codes) {
 
 /* One tile; bits, what decodes, and whether there are zero points are constants where it is used. */
 INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_of)(const float *, ints),
-                         int has_zeros, int64_t tile, const float *x, float *y) {
+                         int has_zeros, const uint8_t (*planes)[256], int64_t tile, const float *x,
+                         float *y) {
     const int codes = 32 / bits;
     const int64_t columns = weight->columns, group = weight->group;
     const int32_t *words = weight->words + tile * (columns / codes) * LANES;
@@ -86,9 +119,12 @@ INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_
         for (int64_t column = first; column < first + group; column += codes, words += LANES) {
             ints word;
             memcpy(&word, words, sizeof(word));
+            floats of_codes[4];
+            if (planes) of_word(planes, word, of_codes);
 #pragma GCC unroll 16
             for (int place = 0; place < codes; place++) {
-                floats value = levels_of(weight->levels, word >> (bits * place));
+                floats value = planes ? of_codes[place & 3]
+                                      : levels_of(weight->levels, word >> (bits * place));
                 if (has_zeros) value -= zero;
                 sums[place % 4] += value * scale * x[column + place];
             }
@@ -108,12 +144,23 @@ INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_
 /* Of tokens x (tokens, columns) to y (tokens, 16 * tiles). */
 void product(const struct weight *weight, const float *x, float *y, int64_t tokens, int threads) {
     (void)threads;
-    if (weight->bits == 2 && weight->zeros) TILES(2, of_few, 1);
-    else if (weight->bits == 2) TILES(2, of_few, 0);
-    else if (weight->bits == 4 && weight->zeros) TILES(4, of_few, 1);
-    else if (weight->bits == 4) TILES(4, of_few, 0);
-    else if (weight->levels && weight->zeros) TILES(8, of_many, 1);
-    else if (weight->levels) TILES(8, of_many, 0);
-    else if (weight->zeros) TILES(8, of_none, 1);
-    else TILES(8, of_none, 0);
+    if (weight->bits == 2 && weight->zeros) TILES(2, of_few, 1, 0);
+    else if (weight->bits == 2) TILES(2, of_few, 0, 0);
+    else if (weight->bits == 4 && weight->zeros) TILES(4, of_few, 1, 0);
+    else if (weight->bits == 4) TILES(4, of_few, 0, 0);
+    else if (!weight->levels && weight->zeros) TILES(8, of_none, 1, 0);
+    else if (!weight->levels) TILES(8, of_none, 0, 0);
+    else {
+#if defined(__AVX512VBMI__)
+        uint8_t planes[4][256];
+        for (int code = 0; code < 256; code++)
+            for (int place = 0; place < 4; place++)
+                planes[place][code] = ((const uint8_t *)(weight->levels + code))[place];
+        if (weight->zeros) TILES(8, of_many, 1, planes);
+        else TILES(8, of_many, 0, planes);
+#else
+        if (weight->zeros) TILES(8, of_many, 1, 0);
+        else TILES(8, of_many, 0, 0);
+#endif
+    }
 }
