@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from qsearch.errors import InputError
 from qsearch.plugins.tensor_layout import SupportsLevels
-from qsearch_quantizers.packed.weight import PackedModule
+from qsearch_quantizers.packed.weight import Factors, PackedModule
 
 LANES = 16
 """Rows that are computed together, as in the source."""
@@ -76,23 +76,31 @@ class CompiledWeight:
     def __reduce__(self) -> tuple[type[CompiledWeight], tuple[object, ...]]:
         return CompiledWeight, self._arguments  # Addresses are this process's.
 
-    def takes(self, inputs: Tensor) -> bool:
-        """Return whether it computes with inputs (tokens × columns): few, in float32, on a CPU."""
+    def takes(self, inputs: Tensor, factors: Factors | None = None) -> bool:
+        """Return whether it computes with inputs (tokens × columns): few, in float32, on a CPU.
+
+        So must be the factors of an adapter; nothing may need a gradient of it.
+        """
         return (
-            len(inputs) <= MAX_TOKENS
+            inputs.shape[0] <= MAX_TOKENS
             and inputs.dtype == torch.float32
             and inputs.is_cpu
             and not inputs.requires_grad
+            and (factors is None or factors[0].dtype == factors[1].dtype == torch.float32)
         )
 
-    @torch.no_grad()
-    def product(self, inputs: Tensor) -> Tensor:
-        """Return x·W̃ᵀ (tokens × rows) for x (tokens × columns)."""
-        inputs, tokens = inputs.contiguous(), len(inputs)
+    def product(self, inputs: Tensor, factors: Factors | None = None) -> Tensor:
+        """Return x·W̃ᵀ + (x·Aᵀ)·Bᵀ (tokens × rows) for x (tokens × columns) and factors A and B."""
+        inputs, tokens = inputs.contiguous(), inputs.shape[0]
         outputs = torch.empty(tokens, self._width)
+        adapter: tuple[int | None, ...] = (None, None, None, 0)
+        if factors is not None:
+            A, B = factors[0].contiguous(), factors[1].contiguous()
+            inside = torch.empty(tokens, A.shape[0])
+            adapter = (A.data_ptr(), B.data_ptr(), inside.data_ptr(), A.shape[0])
         _library().product(
             *(self._reference, inputs.data_ptr(), outputs.data_ptr()),
-            *(tokens, torch.get_num_threads()),
+            *(tokens, torch.get_num_threads(), *adapter, self._rows),
         )
         return outputs if self._width == self._rows else outputs[:, : self._rows]
 
@@ -195,5 +203,7 @@ def _library() -> Any:
     library.product.argtypes = (
         *(ctypes.c_void_p,) * 3,
         *(ctypes.c_int64, ctypes.c_int),
+        *(ctypes.c_void_p,) * 3,
+        *(ctypes.c_int64,) * 2,
     )
     return library

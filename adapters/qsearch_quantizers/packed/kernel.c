@@ -2,7 +2,7 @@
 
        y[row] = sum over columns of ((levels[code] - zero) * scale) * x[column]
 
-   in float32, so that a weight is to the bit what dequantizing gives; the order of the sum is its own.
+   and that of an adapter added, in float32, so that a weight is to the bit what dequantizing gives; the order of the sum is its own.
 
    Rows are in tiles of 16, one a lane. A word of 32 bits has a row's next 32 / bits codes, lowest
    first; a tile's words are in the order of columns, and of rows within. Scales and zero points are
@@ -54,15 +54,18 @@ INLINE floats of_few(const float *levels, ints codes) {
     return values;
 }
 
-INLINE floats of_many(const float *levels, ints codes) {
-    floats values;
-    codes &= 255;
+INLINE floats gathered(const float *values, ints places) {
+    floats out;
 #if defined(__AVX512F__)
-    values = (floats)_mm512_i32gather_ps((__m512i)codes, levels, 4);
+    out = (floats)_mm512_i32gather_ps((__m512i)places, values, 4);
 #else
-    for (int lane = 0; lane < LANES; lane++) values[lane] = levels[codes[lane]];
+    for (int lane = 0; lane < LANES; lane++) out[lane] = values[places[lane]];
 #endif
-    return values;
+    return out;
+}
+
+INLINE floats of_many(const float *levels, ints codes) {
+    return gathered(levels, codes & 255);
 }
 
 #if defined(__AVX512VBMI__)
@@ -103,6 +106,37 @@ INLINE floats of_none(const float *levels, ints codes) {
     return __builtin_convertvector(codes & 255, floats);
 }
 
+/* The inner product of two vectors. */
+INLINE float inner(const float *a, const float *b, int64_t count) {
+    floats sums[4] = {{0}};
+    int64_t place = 0;
+    for (int turn = 0; place + LANES <= count; place += LANES, turn = (turn + 1) & 3) {
+        floats one, other;
+        memcpy(&one, a + place, sizeof(one));
+        memcpy(&other, b + place, sizeof(other));
+        sums[turn] += one * other;
+    }
+    floats all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    float sum = 0;
+    for (int lane = 0; lane < LANES; lane++) sum += all[lane];
+    for (; place < count; place++) sum += a[place] * b[place];
+    return sum;
+}
+
+/* Adds a tile's rows of an adapter: B (rows, rank) times what A gives. */
+INLINE void add_adapter(const float *B, const float *inside, int64_t rank, int64_t rows,
+                        int64_t tile, float *y) {
+    ints places;
+    for (int lane = 0; lane < LANES; lane++) {
+        int64_t row = tile * LANES + lane;
+        places[lane] = (int32_t)((row < rows ? row : rows - 1) * rank);
+    }
+    floats sum;
+    memcpy(&sum, y + tile * LANES, sizeof(sum));
+    for (int64_t place = 0; place < rank; place++) sum += gathered(B + place, places) * inside[place];
+    memcpy(y + tile * LANES, &sum, sizeof(sum));
+}
+
 /* One tile; bits, what decodes, and whether there are zero points are constants where it is used. */
 INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_of)(const float *, ints),
                          int has_zeros, const uint8_t (*planes)[256], int64_t tile, const float *x,
@@ -134,33 +168,43 @@ INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_
     memcpy(y + tile * LANES, &sum, sizeof(sum));
 }
 
-#define TILES(...)                                                                             \
-    _Pragma("omp parallel for schedule(static) num_threads(threads)")                          \
-    for (int64_t tile = 0; tile < weight->tiles; tile++)                                       \
-        for (int64_t token = 0; token < tokens; token++)                                       \
-            tile_product(weight, __VA_ARGS__, tile, x + token * weight->columns,               \
-                         y + token * weight->tiles * LANES)
-
-/* Of tokens x (tokens, columns) to y (tokens, 16 * tiles). */
-void product(const struct weight *weight, const float *x, float *y, int64_t tokens, int threads) {
-    (void)threads;
-    if (weight->bits == 2 && weight->zeros) TILES(2, of_few, 1, 0);
-    else if (weight->bits == 2) TILES(2, of_few, 0, 0);
-    else if (weight->bits == 4 && weight->zeros) TILES(4, of_few, 1, 0);
-    else if (weight->bits == 4) TILES(4, of_few, 0, 0);
-    else if (!weight->levels && weight->zeros) TILES(8, of_none, 1, 0);
-    else if (!weight->levels) TILES(8, of_none, 0, 0);
-    else {
+static void any_tile(const struct weight *weight, const uint8_t (*planes)[256], int64_t tile,
+                     const float *x, float *y) {
+    const int bits = weight->bits;
+    if (bits == 2 && weight->zeros) tile_product(weight, 2, of_few, 1, 0, tile, x, y);
+    else if (bits == 2) tile_product(weight, 2, of_few, 0, 0, tile, x, y);
+    else if (bits == 4 && weight->zeros) tile_product(weight, 4, of_few, 1, 0, tile, x, y);
+    else if (bits == 4) tile_product(weight, 4, of_few, 0, 0, tile, x, y);
+    else if (!weight->levels && weight->zeros) tile_product(weight, 8, of_none, 1, 0, tile, x, y);
+    else if (!weight->levels) tile_product(weight, 8, of_none, 0, 0, tile, x, y);
 #if defined(__AVX512VBMI__)
-        uint8_t planes[4][256];
+    else if (weight->zeros) tile_product(weight, 8, of_many, 1, planes, tile, x, y);
+    else tile_product(weight, 8, of_many, 0, planes, tile, x, y);
+#else
+    else if (weight->zeros) tile_product(weight, 8, of_many, 1, 0, tile, x, y);
+    else tile_product(weight, 8, of_many, 0, 0, tile, x, y);
+#endif
+}
+
+/* Of tokens x (tokens, columns) to y (tokens, 16 * tiles), with the adapter A (rank, columns) and
+   B (rows, rank); inside (tokens, rank) is for what is between them. A rank of 0 is none. */
+void product(const struct weight *weight, const float *x, float *y, int64_t tokens, int threads,
+             const float *A, const float *B, float *inside, int64_t rank, int64_t rows) {
+    const int64_t columns = weight->columns, width = weight->tiles * LANES;
+    uint8_t planes[4][256];
+    (void)threads;
+    if (weight->bits == 8 && weight->levels)
         for (int code = 0; code < 256; code++)
             for (int place = 0; place < 4; place++)
                 planes[place][code] = ((const uint8_t *)(weight->levels + code))[place];
-        if (weight->zeros) TILES(8, of_many, 1, planes);
-        else TILES(8, of_many, 0, planes);
-#else
-        if (weight->zeros) TILES(8, of_many, 1, 0);
-        else TILES(8, of_many, 0, 0);
-#endif
-    }
+    for (int64_t token = 0; token < tokens; token++)
+        for (int64_t place = 0; place < rank; place++)
+            inside[token * rank + place] = inner(A + place * columns, x + token * columns, columns);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t tile = 0; tile < weight->tiles; tile++)
+        for (int64_t token = 0; token < tokens; token++) {
+            float *out = y + token * width;
+            any_tile(weight, planes, tile, x + token * columns, out);
+            if (rank) add_adapter(B, inside + token * rank, rank, rows, tile, out);
+        }
 }

@@ -48,15 +48,19 @@ class PackedWeight:
         )
 
 
-class CompiledProduct(Protocol):
-    """Computes products with some inputs."""
+Factors = tuple[Tensor, Tensor]
+"""A (rank × columns) and B (rows × rank) of an adapter."""
 
-    def takes(self, inputs: Tensor) -> bool:
+
+class CompiledProduct(Protocol):
+    """Computes products with some inputs; see :mod:`~qsearch_quantizers.packed.compiled`."""
+
+    def takes(self, inputs: Tensor, factors: Factors | None = None) -> bool:
         """Return whether it computes with these inputs (tokens × columns), without a gradient."""
         ...
 
-    def product(self, inputs: Tensor) -> Tensor:
-        """Return x·W̃ᵀ (tokens × rows)."""
+    def product(self, inputs: Tensor, factors: Factors | None = None) -> Tensor:
+        """Return x·W̃ᵀ + (x·Aᵀ)·Bᵀ (tokens × rows)."""
         ...
 
 

@@ -110,6 +110,28 @@ def test_few_tokens_are_computed_by_it_and_more_as_before():
 
 
 @needs_compiler
+@pytest.mark.parametrize(("rank", "bits"), [(5, None), (16, None), (4, 8)])
+def test_an_adapter_and_a_bias_are_added(rank, bits):
+    configuration = normal_float(4)
+    layer = PackedLinear(192, 37, True, configuration, NORMAL_FLOAT, rank=rank, adapter_bits=bits)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(torch.rand(tensor.shape, generator=generator) / 10)
+            else:
+                tensor.random_(0, 100, generator=generator)
+        inputs = torch.randn(2, 1, 192, generator=generator)
+        expected = layer(inputs)
+        layer.compiled = compiled.compiled_weight(layer)
+        torch.testing.assert_close(layer(inputs), expected, atol=1e-4, rtol=1e-5)
+    for parameter in layer.parameters():
+        parameter.grad = None
+    layer(inputs).sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+
+
+@needs_compiler
 def test_gradients_types_and_copies_are_those_of_a_packed_layer():
     layer = packed(NORMAL_FLOAT, normal_float(4))
     names = list(layer.state_dict())
