@@ -32,7 +32,7 @@ QUANTIZERS = {"normal float": NORMAL_FLOAT, "integer": INTEGER}
 LAYERS = {
     "MiniLM": ((384, 384), (1536, 384), (384, 1536)),
     "SmolLM2": ((192, 576), (576, 576), (1536, 576), (576, 1536)),
-    "of 7B": ((4096, 11008),),
+    "a 7B model": ((4096, 11008),),
 }
 """Output and input features of layers."""
 TOKENS, TURNS, LAYER_TURNS = 3, 9, 41

@@ -145,5 +145,6 @@ def test_packed_exports_of_all_quantizers_load_with_the_base_dependencies_alone(
 def test_the_command_line_says_what_it_needs_there(base):
     done = run_python(base, "-m", "qsearch", "check", "study.yaml")
     assert done.returncode == 2
-    assert done.stderr.startswith("qsearch needs the package typer: pip install 'qsearch-llm[llm]'")
+    message = "qsearch: a search needs more packages: pip install 'qsearch-llm[llm]'"
+    assert done.stderr.startswith(message)
     assert done.stderr.count("\n") == 1
