@@ -25,6 +25,8 @@ MAX_TOKENS = 4
 _SOURCE = Path(__file__).with_name("kernel.c")
 _FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-Wno-psabi", "-shared", "-fPIC")
 _SECONDS = 120
+_PLAIN: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
+"""Neither the process's default type nor its default device may change what C reads."""
 
 
 class _Fields(ctypes.Structure):
@@ -89,14 +91,16 @@ class CompiledWeight:
             and (factors is None or factors[0].dtype == factors[1].dtype == torch.float32)
         )
 
+    # Kept out of what torch.compile traces, for half a microsecond a call.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def product(self, inputs: Tensor, factors: Factors | None = None) -> Tensor:
         """Return x·W̃ᵀ + (x·Aᵀ)·Bᵀ (tokens × rows) for x (tokens × columns) and factors A and B."""
         inputs, tokens = inputs.contiguous(), inputs.shape[0]
-        outputs = torch.empty(tokens, self._width)
+        outputs = torch.empty(tokens, self._width, **_PLAIN)
         adapter: tuple[int | None, ...] = (None, None, None, 0)
         if factors is not None:
             A, B = factors[0].contiguous(), factors[1].contiguous()
-            inside = torch.empty(tokens, A.shape[0])
+            inside = torch.empty(tokens, A.shape[0], **_PLAIN)
             adapter = (A.data_ptr(), B.data_ptr(), inside.data_ptr(), A.shape[0])
         _library().product(
             *(self._reference, inputs.data_ptr(), outputs.data_ptr()),
@@ -112,8 +116,8 @@ def use_compiled_product(model: nn.Module) -> list[str]:
     ``cc``, or what the variable ``CC`` names.
 
     Returns:
-        The packed layers that compute as before: those of a quantizer without levels, or whose
-        rows are no whole words of codes.
+        The packed layers that compute as before: those of a quantizer without levels, whose rows
+        are no whole words of codes, or that are not on the CPU.
 
     Raises:
         InputError: If there is no compiler, or it fails.
@@ -132,7 +136,7 @@ def compiled_weight(module: PackedModule) -> CompiledWeight | None:
     """Return a module's weight as the compiled product reads it; None if it cannot."""
     decoder = module.quantizer
     weight = decoder.as_levels(module.quantized()) if isinstance(decoder, SupportsLevels) else None
-    if weight is None:
+    if weight is None or not weight.codes.is_cpu:
         return None
     bits = 4 if weight.bits == 3 else weight.bits
     codes_of_word = 32 // bits
@@ -140,7 +144,7 @@ def compiled_weight(module: PackedModule) -> CompiledWeight | None:
         return None
     levels = weight.levels
     if levels is None and bits < 8:
-        levels = torch.arange(2**weight.bits, dtype=torch.float32)
+        levels = torch.arange(2**weight.bits, **_PLAIN)
     if levels is not None and bits < 8:
         levels = levels.repeat(16 // len(levels))
     return CompiledWeight(

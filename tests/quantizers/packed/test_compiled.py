@@ -104,9 +104,21 @@ def test_few_tokens_are_computed_by_it_and_more_as_before():
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
+        torch.set_default_dtype(torch.float64)
         assert torch.equal(layer(inputs[:2]), few[:2])
     finally:
+        torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
+
+
+@needs_compiler
+def test_a_model_that_pytorch_compiles_too_computes_the_same():
+    layer = packed(NORMAL_FLOAT, normal_float(4))
+    qsearch_quantizers.use_compiled_product(layer)
+    model = torch.nn.Sequential(layer, torch.nn.ReLU())
+    inputs = torch.randn(1, 192, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(torch.compile(model, backend="aot_eager")(inputs), model(inputs))
 
 
 @needs_compiler
@@ -161,10 +173,16 @@ def test_layers_that_it_cannot_compute_are_named():
             "words": packed(NORMAL_FLOAT, normal_float(2), columns=72),
             "other": packed(Other(), integer(4, "symmetric")),
             "float8": packed(COMPRESSED, LayerConfiguration({"scheme": "FP8"})),
+            "elsewhere": packed(INTEGER, integer(4, "symmetric")).to("meta"),
         }
     )
     assert not isinstance(Other(), SupportsLevels)
-    assert qsearch_quantizers.use_compiled_product(model) == ["words", "other", "float8"]
+    assert qsearch_quantizers.use_compiled_product(model) == [
+        "words",
+        "other",
+        "float8",
+        "elsewhere",
+    ]
 
 
 @pytest.mark.parametrize(
