@@ -1,6 +1,7 @@
 """The compiled product has the weights of the dequantized one, and computes few tokens alone."""
 
 import copy
+import platform
 import shutil
 
 import pytest
@@ -65,6 +66,29 @@ def test_its_weights_are_the_dequantized_ones_to_the_bit(quantizer, configuratio
     weight = compiled.compiled_weight(layer)
     # A column of the weight is its product with a unit vector, exactly.
     assert torch.equal(weight.product(torch.eye(192)).T, layer.dequantized())
+
+
+OLDER = {"x86-64": "DEFAULT", "haswell": "AVX2", "skylake-avx512": "AVX512"}
+"""Processors whose instructions the source has other code for, and what PyTorch calls these."""
+
+
+@needs_compiler
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="needs a processor of x86-64")
+@pytest.mark.parametrize("processor", OLDER)
+def test_so_they_are_on_older_processors(processor, monkeypatch):
+    order = ("DEFAULT", "AVX2", "AVX512")
+    if order.index(OLDER[processor]) > order.index(torch.backends.cpu.get_cpu_capability()):
+        pytest.skip(f"this processor has not the instructions of {processor}")
+    flags = tuple(f"-march={processor}" if "-march" in one else one for one in compiled._FLAGS)
+    monkeypatch.setattr(compiled, "_FLAGS", flags)
+    compiled._library.cache_clear()
+    try:
+        for quantizer, configuration in CASES[:4] + CASES[-4:]:
+            layer = packed(quantizer, configuration)
+            weight = compiled.compiled_weight(layer)
+            assert torch.equal(weight.product(torch.eye(192)).T, layer.dequantized())
+    finally:
+        compiled._library.cache_clear()
 
 
 @pytest.mark.parametrize("plugin", [HQQ, TorchAO])
