@@ -71,7 +71,8 @@ def quantizer_of(
     if needs_inputs(made):
         raise InputError(
             f"quantizer {made.name!r} with these options needs the inputs of each layer, which an"
-            " objective has no trainer to measure; for integer, leave out rounding: gptq"
+            " objective has no trainer to measure; leave out rounding: gptq, and for gguf give"
+            " importance: none"
         )
     if made.choices().size == 1:
         raise InputError(

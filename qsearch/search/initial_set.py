@@ -63,8 +63,7 @@ def most_uniform(
     """
     if isinstance(initial, InitialSpec):
         return len(initial.uniform)
-    low, high = bits or (-np.inf, np.inf)
-    inside = np.flatnonzero((space.bits_table >= low) & (space.bits_table <= high))
+    inside = _alike(space, bits or (-np.inf, np.inf))
     levels = len(set(space.to_code(inside)[:, 0].tolist()))
     count = max(min(levels, max(initial // 2, 2)), max(initial // 3, 2))
     return min(count, len(inside))

@@ -8,7 +8,7 @@ are searched: a pinned layer has one layer configuration, in all configurations.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -125,15 +125,19 @@ class ConfigurationSpace:
         share: Floats = self.group_parameters / self.parameters
         return share
 
-    @cached_property
+    @property
     def pinned_bits(self) -> float:
         """What pinned layers add to the average bits of every configuration."""
+        return self._all_pinned_bits / self.parameters
+
+    @cached_property
+    def _all_pinned_bits(self) -> float:
         bits = 0.0
         for layer in self.layers:
             if layer.name in self.pinned:
                 own = self.shape_bits.get(layer.shape, self.storage_bits)
                 bits += layer.parameters * own[self.choices.index(self.pinned[layer.name])]
-        return bits / self.parameters
+        return bits
 
     @cached_property
     def group_bits(self) -> Floats:
@@ -159,6 +163,17 @@ class ConfigurationSpace:
                     row &= np.isin(np.arange(len(row)), allowed)
         return possible
 
+    def choices_of_layers(self) -> Iterator[tuple[LayerSpec, LayerConfiguration]]:
+        """Yield each layer with each layer configuration that a configuration may give it."""
+        every = self.choices.layer_configurations
+        for group, possible in zip(self.groups, self.possible, strict=True):
+            for member in group.members:
+                for choice in np.flatnonzero(possible).tolist():
+                    yield self.layers[member], every[choice]
+        for layer in self.layers:
+            if layer.name in self.pinned:
+                yield layer, self.pinned[layer.name]
+
     @cached_property
     def bits_table(self) -> Floats:
         """Average bits with all searched layers alike, by choice index (choices)."""
@@ -168,8 +183,8 @@ class ConfigurationSpace:
         """Return average bits of all layers from those of the searched ones."""
         if not self.pinned:
             return searched
-        share = float(self.group_parameters.sum()) / self.parameters
-        averaged: Floats = searched * share + self.pinned_bits
+        total = searched * float(self.group_parameters.sum()) + self._all_pinned_bits
+        averaged: Floats = total / self.parameters
         return averaged
 
     @cached_property
@@ -247,7 +262,7 @@ class ConfigurationSpace:
         else:
             bits = self._nominal_bits[index]
         total: Floats = bits @ self.group_parameters.astype(np.float64)
-        return total / float(self.parameters) + self.pinned_bits
+        return (total + self._all_pinned_bits) / float(self.parameters)
 
     @cached_property
     def average_bits_range(self) -> tuple[float, float]:

@@ -62,8 +62,8 @@ def load_spec(
 
 
 def with_recipes(spec: StudySpec, files: Sequence[Path]) -> StudySpec:
-    """Return a study that starts from further recipes; their paths become absolute."""
-    recipes = dict.fromkeys((*spec.search.recipes, *(str(path.absolute()) for path in files)))
+    """Return a study that starts from further recipes; their paths become those of a study file."""
+    recipes = dict.fromkeys((*spec.search.recipes, *(str(path.resolve()) for path in files)))
     search = spec.search.model_copy(update={"recipes": tuple(recipes)})
     return spec.model_copy(update={"search": search})
 

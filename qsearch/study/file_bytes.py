@@ -44,7 +44,8 @@ class FileBytes:
         space, weights = self._space, float(self._space.parameters)
         filling = self._group_bytes - space.group_bits * space.group_parameters[:, None] / 8
         of_pinned = self._pinned_bytes - space.pinned_bits * weights / 8
-        most_filling = float(filling.max(axis=1).sum()) + of_pinned
+        of_groups = filling.max(axis=1, where=space.possible, initial=-np.inf)
+        most_filling = float(of_groups.sum()) + of_pinned
         least, greatest = self.range
         fixed = self._footprint.fixed_bytes
         low, high = ((size - fixed) * 8 / weights for size in nbytes)
@@ -90,8 +91,10 @@ class FileBytes:
     @property
     def range(self) -> tuple[int, int]:
         """Least and greatest bytes."""
-        table, fixed = self._group_bytes, self._fixed_bytes
-        return int(table.min(axis=1).sum()) + fixed, int(table.max(axis=1).sum()) + fixed
+        table, possible, fixed = self._group_bytes, self._space.possible, self._fixed_bytes
+        least = table.min(axis=1, where=possible, initial=table.max())
+        greatest = table.max(axis=1, where=possible, initial=0)
+        return int(least.sum()) + fixed, int(greatest.sum()) + fixed
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ def recipe_rows(
             raise InputError(
                 f"search.recipes: {recipe.file}: its configuration has"
                 f" {float(space.average_bits(index)):.6g} average bits, outside the"
-                f" [{bits[0]:.6g}, {bits[1]:.6g}] that is searched; widen search.average_bits"
+                f" [{bits[0]:.6g}, {bits[1]:.6g}] that is searched; widen it, or leave the file out"
             )
         rows.append((RECIPE, index))
     return rows
@@ -147,7 +147,7 @@ def _configuration(
             return dict(format.read(recipe, target))
     raise InputError(
         f"it is a recipe of no installed format ({', '.join(formats)}), nor a configuration as"
-        " qsearch pick --json prints it"
+        " qsearch pick --json prints it, of layers and knobs of this study"
     )
 
 

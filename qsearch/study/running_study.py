@@ -16,8 +16,9 @@ from qsearch.provenance.session import Session
 from qsearch.search.pareto import segment_edges
 from qsearch.search.searcher import Searcher
 from qsearch.spec.study_spec import StudySpec
+from qsearch.storage.paths import STUDY_FILE
 from qsearch.storage.round_state import RoundState
-from qsearch.storage.study_record import UNIFORM
+from qsearch.storage.study_record import UNIFORM, read_facts
 from qsearch.study.file_bytes import SearchSize
 from qsearch.surrogate.error_correlation import error_correlation
 
@@ -79,7 +80,14 @@ class RunningStudy:
 
     @cached_property
     def chance_loss(self) -> float | None:
-        """What guessing loses on the validation examples, nats; None if the task does not say."""
+        """What guessing loses on the validation examples, nats; None if the task does not say.
+
+        Once it is kept, it is read: a finished study loads neither model nor data.
+        """
+        if (self.directory / STUDY_FILE).is_file():
+            kept = read_facts(self.directory).chance_loss
+            if kept is not None:
+                return kept
         task = self.components.task
         return task.chance_loss("validation") if isinstance(task, SupportsChanceLoss) else None
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 
 from qsearch.plugins.protocols import Quantizer
+from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import HEAD, LayerSpec
 from qsearch.spec.sections import ModelSpec
@@ -50,15 +51,11 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
 def _possible(
     quantizer: Quantizer, space: ConfigurationSpace
 ) -> Iterator[tuple[LayerSpec, WeightScheme]]:
-    """Yield each layer with the scheme of each layer configuration that it can take."""
-    every = space.choices.layer_configurations
-    taken: Mapping[tuple[int, int], Sequence[int]] = getattr(space, "shape_choices", {})
-    schemes: dict[tuple[int, int], list[WeightScheme]] = {}
-    for layer in space.layers:
-        if layer.shape not in schemes:
-            of_shape = (
-                planned_weight(quantizer, layer, every[choice], FORMAT)
-                for choice in taken.get(layer.shape, range(len(every)))
-            )
-            schemes[layer.shape] = [scheme_of(engine_weight(quantizer, one)) for one in of_shape]
-        yield from ((layer, scheme) for scheme in schemes[layer.shape])
+    """Yield each layer with the scheme of each layer configuration that it may have."""
+    schemes: dict[tuple[tuple[int, int], LayerConfiguration], WeightScheme] = {}
+    for layer, one in space.choices_of_layers():
+        key = (layer.shape, one)
+        if key not in schemes:
+            planned = planned_weight(quantizer, layer, one, FORMAT)
+            schemes[key] = scheme_of(engine_weight(quantizer, planned))
+        yield layer, schemes[key]

@@ -51,17 +51,21 @@ def require_fused_together(
     layers: Sequence[LayerSpec], space: ConfigurationSpace, format: str
 ) -> None:
     """Refuse layers that engines fuse, and that a configuration may quantize differently."""
-    tied = {
+    alike: dict[str, object] = {
         space.layers[member].name: group.name for group in space.groups for member in group.members
     }
-    apart = [names for names in fused_layers(layers) if len({tied.get(name) for name in names}) > 1]
+    alike |= space.pinned
+    apart = [n for n in fused_layers(layers) if len({alike.get(name) for name in n}) > 1]
     if apart:
-        partly = [name for name in apart[0] if name not in tied]
+        partly = [name for name in apart[0] if name not in alike]
         shown = ", ".join(repr(name) for name in apart[0])
         more = f", and so in {len(apart) - 1} more places" if len(apart) > 1 else ""
+        is_pinned = any(name in space.pinned for name in apart[0])
         remedy = (
             f"have model.layers name {', '.join(map(repr, partly))} too, or none of them"
             if partly
+            else "pin them together by space.fixed, and alike"
+            if is_pinned
             else "search with space.tied: fused"
         )
         raise InputError(

@@ -1,7 +1,8 @@
 """Recipes of AutoRound: its ``layer_config``, and reading it and the configuration of its exports.
 
 Facts are those of auto-round 0.16.1: ``compressors/layer_config_resolver.py``, ``schemes.py``,
-``export/export_to_autoround/export.py``.
+``utils/common.py`` (patterns), ``export/export_to_autoround/export.py`` and
+``inference/convert_model.py`` (what it exported).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeText
 from qsearch.space.layers import HEAD, LayerSpec
-from qsearch_coalora.recipes.integers import IntegerRecipe, flag, group_size, integer
+from qsearch_coalora.recipes.integers import IntegerRecipe, fields, flag, group_size, integer
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import IntegerScheme
 
@@ -29,6 +30,7 @@ _FIELDS = {
 }
 _PRESET = re.compile(r"W([2-8])A16(?:G(\d+))?", re.IGNORECASE)
 _DEFAULT = IntegerScheme(4, 128, symmetric=True)
+_MARKS = (".*", *"^$|()[]?+")
 
 
 class AutoRoundRecipe(IntegerRecipe):
@@ -76,25 +78,30 @@ AutoRound tunes the rounding.
             return False
         if _exported(values) is not None:
             return True
-        return all(
+        return all(isinstance(name, str) for name in values) and all(
             (isinstance(one, str) and _PRESET.fullmatch(one) is not None)
             or (isinstance(one, dict) and bool(one) and set(map(str, one)) <= _FIELDS)
             for one in values.values()
         )
 
     def scheme(self, values: Any, path: str, layer: LayerSpec) -> IntegerScheme | None:
-        """Return what it says of a layer: of patterns that match, the last one."""
-        exported, default, found = _exported(values), _DEFAULT, None
-        if exported is not None:
-            values, base = exported.get("extra_config") or {}, _scheme(exported, _DEFAULT, path)
-            default, found = base or _DEFAULT, None if layer.role == HEAD else base
-        for pattern, one in values.items():
-            if pattern == path:
-                found = _scheme(one, default, path)
-        for pattern, one in values.items():
-            if pattern != path and _is_pattern(pattern) and matches_regex(pattern, path):
-                found = _scheme(one, default, path)
-        return found
+        """Return what it says of a layer: of patterns that match, the last one.
+
+        In a model that was exported, a layer's own name counts first, then the first pattern.
+        """
+        exported = _exported(values)
+        if exported is None:
+            found = _scheme(values[path], _DEFAULT, path) if path in values else None
+            for name, one in values.items():
+                if name != path and matches_regex(_pattern(name), path):
+                    found = _scheme(one, _DEFAULT, path)
+            return found
+        base = _scheme(exported, _DEFAULT, path)
+        extra = fields(exported.get("extra_config") or {}, "extra_config")
+        for name in (path, *extra):
+            if name in extra and (name == path or matches_regex(name, path)):
+                return _scheme(extra[name], base or _DEFAULT, path)
+        return None if layer.role == HEAD else base
 
 
 def _entry(scheme: IntegerScheme) -> dict[str, object]:
@@ -114,16 +121,20 @@ def _exported(values: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return config if is_own else None
 
 
-def _is_pattern(text: str) -> bool:
-    """Return whether AutoRound takes a name that no layer has for a pattern."""
-    return any(mark in text for mark in "*+?[]()|^$\\")
+def _pattern(name: str) -> str:
+    """Return the regular expression that AutoRound makes of a name that no layer has.
+
+    Dots are dots but before a star, whatever precedes them; without any mark, all is literal.
+    """
+    if not any(mark in name for mark in _MARKS):
+        return re.escape(name)
+    return re.sub(r"\.(?!\*)", r"\\.", name)
 
 
 def _scheme(one: Any, default: IntegerScheme, path: str) -> IntegerScheme | None:
     if isinstance(one, str):
         one = {"scheme": one}
-    if not isinstance(one, dict):
-        raise InputError(f"{path}: must be a mapping of fields or a preset, not {one!r}")
+    one = fields(one, path)
     preset = one.get("scheme")
     if preset is not None:
         match = _PRESET.fullmatch(str(preset))

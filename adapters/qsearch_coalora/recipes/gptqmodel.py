@@ -14,11 +14,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from qsearch.errors import InputError
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeText
 from qsearch.space.layers import FUSED_ROLES, HEAD, LayerSpec, tied_groups
-from qsearch_coalora.recipes.integers import IntegerRecipe, flag, group_size, integer
+from qsearch_coalora.recipes.integers import IntegerRecipe, fields, flag, group_size, integer
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import IntegerScheme
 
@@ -86,14 +85,14 @@ model.save("path/to/write")
         """Return what it says of a layer: the first rule that matches, or the base."""
         config = _config(values)
         assert config is not None, "it reads nothing else"
-        rules = config.get("dynamic") or {}
-        if not isinstance(rules, dict):
-            raise InputError(f"dynamic: must be a mapping of patterns, not {rules!r}")
+        rules = fields(config.get("dynamic") or {}, "dynamic")
         negative = [rule for rule in rules if str(rule).startswith("-:")]
         for rule in (*negative, *(rule for rule in rules if rule not in negative)):
             pattern = re.sub("^[-+]:", "", str(rule))
             if matches_regex(pattern, path, whole_start=True):
-                return None if rule in negative else _scheme({**config, **rules[rule]}, path)
+                if rule in negative:
+                    return None
+                return _scheme({**config, **fields(rules[rule], f"dynamic.{rule}")}, path)
         if layer.role == HEAD and not config.get("lm_head", False):
             return None
         return _scheme(config, path)

@@ -15,7 +15,7 @@ from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.layers import EMBEDDING, LayerSpec
 from qsearch.spec.sections import ModelSpec
-from qsearch_coalora.recipes.layers import float_linears, layer_paths, possible_choices
+from qsearch_coalora.recipes.layers import float_linears, layer_paths
 from qsearch_coalora.recipes.schemes import IntegerScheme, choices_by_scheme, integer_scheme
 
 _SHOWN = 3
@@ -115,7 +115,7 @@ class IntegerRecipe:
         require_fused_together(load_shape(model)[0].layers, space, f"recipe:{self.name}")
         faults = (
             (layer, self._fault(layer, one, integer_scheme(quantizer, layer.shape, one)))
-            for layer, one in possible_choices(space)
+            for layer, one in space.choices_of_layers()
         )
         texts = dict.fromkeys(f"{layer.name}: {fault}" for layer, fault in faults if fault)
         self._require_none(list(texts), "each configuration of the study")
@@ -186,6 +186,13 @@ def first_of(faults: Sequence[str]) -> str:
 def _listed(values: Sequence[int]) -> str:
     *first, last = map(str, values)
     return f"{', '.join(first)} or {last}" if first else last
+
+
+def fields(value: Any, what: str) -> Mapping[str, Any]:
+    """Return a part of a recipe, which must be a mapping of names."""
+    if not isinstance(value, dict) or not all(isinstance(name, str) for name in value):
+        raise InputError(f"{what}: must be a mapping, not {value!r}")
+    return value
 
 
 def integer(values: Mapping[str, Any], field: str, path: str, default: int | None = None) -> int:

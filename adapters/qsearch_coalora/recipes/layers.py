@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeTarget
-from qsearch.space.configuration import LayerConfiguration
-from qsearch.space.configuration_space import ConfigurationSpace
-from qsearch.space.layers import HEAD, LayerSpec
+from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,16 +38,9 @@ def float_linears(job: ExportJob) -> list[str]:
     ]
 
 
-def possible_choices(space: ConfigurationSpace) -> Iterator[tuple[LayerSpec, LayerConfiguration]]:
-    """Yield each layer with each layer configuration that a configuration may give it."""
-    every = space.choices.layer_configurations
-    for group, possible in zip(space.groups, space.possible, strict=True):
-        for member in group.members:
-            for choice in possible.nonzero()[0].tolist():
-                yield space.layers[member], every[choice]
-    for layer in space.layers:
-        if layer.name in space.pinned:
-            yield layer, space.pinned[layer.name]
+def module_class(layer: LayerSpec) -> str:
+    """Return the name of the class of PyTorch that a layer's module has."""
+    return "Embedding" if layer.role == EMBEDDING else "Linear"
 
 
 def layer_paths(target: RecipeTarget, text: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.recipes.integers import NO_WEIGHTS, first_of
-from qsearch_coalora.recipes.layers import float_weights, layer_paths, possible_choices
+from qsearch_coalora.recipes.layers import float_weights, layer_paths
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import choices_by_scheme, ggml_type
 
@@ -33,6 +33,9 @@ TOOL = "llama.cpp b11739"
 _FORMAT = "recipe:llama-quantize"
 _ARCHITECTURES = {"mistral": "llama", "gemma3_text": "gemma3", "roberta": "bert"}
 """What GGUF calls an architecture, where transformers calls it otherwise."""
+
+_OWN_NAMES = {"MXFP4": "MXFP4_MOE"}
+"""What ``llama-quantize`` calls a type for the whole file, where it is called otherwise."""
 
 _FLOAT_TYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 _CARD = """\
@@ -45,7 +48,8 @@ llama-quantize --tensor-type-file tensor-types.txt model-f16.gguf model.gguf {ba
 ```
 
 `model-f16.gguf` is the model as llama.cpp's `convert_hf_to_gguf.py` writes it, or a GGUF file that
-is not quantized. `{base}` is for what the file does not name.
+is not quantized. `{base}` is for what the file does not name. With an importance matrix
+(`--imatrix`), which types IQ2 and IQ3_XXS need, most types have less error.
 """
 
 
@@ -81,6 +85,7 @@ class LlamaQuantizeRecipe:
         lines = [f"^{re.escape(name)}\\.weight$={kind}\n" for name, kind in types.items()]
         (directory / FILE).write_text("".join(lines), encoding="utf-8")
         base = Counter(kinds.values()).most_common(1)[0][0]
+        base = _OWN_NAMES.get(base, base)
         write_card(job, directory, _CARD + NO_WEIGHTS, "gguf", tool=TOOL, base=base)
 
     def weight_bytes(self, job: ExportJob) -> dict[str, int]:
@@ -108,7 +113,7 @@ class LlamaQuantizeRecipe:
         self.require_quantizer(quantizer)
         faults = (
             f"{layer.name}: {dict(one)}"
-            for layer, one in possible_choices(space)
+            for layer, one in space.choices_of_layers()
             if ggml_type(quantizer, layer.shape, one) is None
         )
         _require_none(list(dict.fromkeys(faults)))

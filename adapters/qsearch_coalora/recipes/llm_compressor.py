@@ -1,7 +1,7 @@
 """Recipes of llm-compressor: its YAML, and reading it and the configuration of its exports.
 
 Facts are those of llmcompressor 0.14.0.1 (``modifiers/quantization/quantization/mixin.py``) and of
-compressed-tensors 0.20.1 (``quantization/quant_args.py``, ``quant_scheme.py``,
+compressed-tensors 0.20.1 (``utils/match.py``, ``quantization/quant_args.py``, ``quant_scheme.py``,
 ``compressors/pack_quantized/base.py``): 1 to 8 bits, zero points, groups that divide a row. A layer
 that no target matches is left in float.
 """
@@ -18,7 +18,8 @@ from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeText
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.yaml_text import dump_yaml
-from qsearch_coalora.recipes.integers import IntegerRecipe, flag, group_size, integer
+from qsearch_coalora.recipes.integers import IntegerRecipe, fields, flag, group_size, integer
+from qsearch_coalora.recipes.layers import module_class
 from qsearch_coalora.recipes.matching import matches_regex
 from qsearch_coalora.recipes.schemes import IntegerScheme
 
@@ -73,15 +74,20 @@ takes the same fields, give `oneshot` a dataset. vLLM's kernels are for 4 and 8 
         return next(_configs(recipe.values), None) is not None
 
     def scheme(self, values: Any, path: str, layer: LayerSpec) -> IntegerScheme | None:
-        """Return what it says of a layer: the first group whose targets match."""
+        """Return what it says of a layer: the last modifier, by the target that tells most of it.
+
+        A layer's own name counts before a pattern, and that before a class; of patterns, the first
+        by alphabet. Of groups with the same target the last one counts.
+        """
         found = None
         for config in _configs(values):
-            if _matches(config.get("ignore") or (), path, layer):
+            if any(_matches(target, path, layer) for target in _ignored(config)):
                 continue
-            for targets, weights in _groups(config):
-                # A layer's own name counts before a pattern, and that before a class.
-                if weights and found is None and _matches(targets, path, layer):
-                    found = _scheme(weights, path)
+            weights = {target: own for targets, own in _groups(config) for target in targets}
+            matching = [target for target in weights if _matches(target, path, layer)]
+            if matching:
+                best = weights[min(matching, key=lambda one: (one != path, "re:" not in one, one))]
+                found = _scheme(best, path) if best else None
         return found
 
 
@@ -113,9 +119,8 @@ def _configs(values: Any) -> Iterator[Mapping[str, Any]]:
 
 def _groups(config: Mapping[str, Any]) -> Iterator[tuple[Sequence[str], Any]]:
     """Yield targets and weights of a section's groups."""
-    for name, group in (config.get("config_groups") or {}).items():
-        if not isinstance(group, dict):
-            raise InputError(f"config_groups.{name}: must be a mapping, not {group!r}")
+    for name, own in fields(config.get("config_groups") or {}, "config_groups").items():
+        group = fields(own, f"config_groups.{name}")
         targets = _texts(group.get("targets", ()), f"config_groups.{name}.targets")
         yield targets, group.get("weights")
     scheme, targets = config.get("scheme"), _texts(config.get("targets", "Linear"), "targets")
@@ -139,19 +144,18 @@ def _texts(value: Any, field: str) -> Sequence[str]:
     return texts
 
 
-def _matches(targets: Any, path: str, layer: LayerSpec) -> bool:
-    kind = "Embedding" if layer.is_table and layer.role == "embedding" else "Linear"
-    return any(
-        matches_regex(target.removeprefix("re:"), path, whole_start=True)
-        if target.startswith("re:")
-        else target in (path, kind)
-        for target in _texts(targets, "ignore")
-    )
+def _ignored(config: Mapping[str, Any]) -> Sequence[str]:
+    return _texts(config.get("ignore") or (), "ignore")
+
+
+def _matches(target: str, path: str, layer: LayerSpec) -> bool:
+    if target.startswith("re:"):
+        return matches_regex(target.removeprefix("re:"), path, whole_start=True)
+    return target in (path, module_class(layer))
 
 
 def _scheme(weights: Any, path: str) -> IntegerScheme:
-    if not isinstance(weights, dict):
-        raise InputError(f"{path}: weights: must be a mapping, not {weights!r}")
+    weights = fields(weights, f"{path}: weights")
     if weights.get("type", "int") != "int":
         raise InputError(f"{path}: type: {weights['type']!r}; 'int' alone can be read")
     size = weights.get("group_size")

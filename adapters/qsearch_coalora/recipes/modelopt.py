@@ -1,8 +1,9 @@
 """Recipes of NVIDIA's ModelOpt: a PTQ recipe with its ``quant_cfg``, and reading it.
 
 Facts are those of nvidia-modelopt 0.47.0 (``recipe/config.py``, ``torch/quantization/config.py``):
-entries name quantizers by shell patterns, later ones override earlier ones, and integers are
-symmetric. Its export to engines (``torch/export/quant_utils.py``) knows 4 bits in groups, and 8.
+entries name quantizers by shell patterns, some of one class of modules alone, later ones override
+earlier ones, and integers are symmetric. Its export to engines (``torch/export/quant_utils.py``)
+knows 4 bits in groups, and 8.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from qsearch.plugins.recipes import RecipeText
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.yaml_text import dump_yaml
 from qsearch_coalora.recipes.integers import IntegerRecipe, group_size, integer
+from qsearch_coalora.recipes.layers import module_class
 from qsearch_coalora.recipes.schemes import IntegerScheme
 
 FILE = "recipe.yaml"
@@ -72,6 +74,8 @@ Its export to engines knows 4 bits in groups, and 8 bits.
         for number, entry in enumerate(entries or ()):
             if not isinstance(entry, dict) or not isinstance(entry.get("quantizer_name"), str):
                 raise InputError(f"quant_cfg.{number}: must have a quantizer_name, not {entry!r}")
+            if entry.get("parent_class") not in (None, f"nn.{module_class(layer)}"):
+                continue
             if fnmatch.fnmatchcase(f"{path}.weight_quantizer", entry["quantizer_name"]):
                 cfg = entry.get("cfg", cfg)
                 is_enabled = entry.get("enable", True) is not False

@@ -26,7 +26,7 @@ def sensitivity_frame(
     configurations: Sequence[str] | None = None,
     knob: str | None = None,
 ) -> pd.DataFrame:
-    """Return how much each layer matters, and what configurations give it.
+    """Return how much each layer that is searched matters, and what configurations give it.
 
     Configurations are JSON texts; without them, they are those on the overall Pareto front of the
     last finished round. Without a knob it is ``bits``, or the first. Scores are under the adapter
@@ -62,6 +62,8 @@ def sensitivity_frame(
             },
             columns=_COLUMNS,
         )
+        # What is pinned was not given by the search.
+        frame = frame[~frame["name"].isin(record.pinned)].reset_index(drop=True)
     frame.attrs = {
         "knob": name,
         "loss_unit": loss_unit(record),

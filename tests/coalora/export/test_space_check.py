@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from qsearch_quantizers.integer.quantizer import Integer
 from qsearch.errors import InputError
 from qsearch.models.discovery import matching_layers
 from qsearch.plugins.components import space_of
-from qsearch.space.layers import FUSED_ROLES
-from qsearch.spec.sections import ModelSpec
+from qsearch.spec.sections import ModelSpec, SpaceSpec
 
 
 def checked(
@@ -25,12 +25,15 @@ def checked(
     tied: bool = True,
     patterns: tuple[str, ...] = ("*",),
     embeddings: bool = False,
+    fixed: Any = None,
 ) -> list[str]:
     """The notes on the space of a quantizer over a model's layers."""
     model = ModelSpec(name=str(folder), layers=patterns)
     shape, _ = load_shape(model, CAUSAL if embeddings else None)
     layers = matching_layers(shape.layers, patterns) + shape.tables
-    space = space_of(quantizer, layers, FUSED_ROLES if tied else ())
+    space = space_of(
+        quantizer, layers, SpaceSpec(tied="fused" if tied else "none", fixed=fixed or {})
+    )
     return CompressedTensorsExporter().require_space(model, quantizer, space)
 
 
@@ -105,6 +108,38 @@ def test_embeddings_that_engines_do_not_look_up_are_refused(
     folder = tied_llama_folder if tied else llama_folder
     with pytest.raises(InputError, match=message):
         checked(folder, schemes("W8A16-channel", *names), embeddings=True)
+
+
+def test_pinned_layers_have_their_own_scheme_alone(llama_folder: Path) -> None:
+    names = ("W8A16-channel", "W3A16-channel")
+    fixed = {"embed_tokens": {"scheme": "W8A16-channel"}}
+    assert checked(llama_folder, schemes(*names), embeddings=True, fixed=fixed)
+    fixed = {"embed_tokens": {"scheme": "W3A16-channel"}}
+    with pytest.raises(InputError, match=r"'embed_tokens' is an embedding, .* not of 3 bits"):
+        checked(llama_folder, schemes(*names), embeddings=True, fixed=fixed)
+
+
+ONE, OTHER = {"scheme": "W8A16-channel"}, {"scheme": "W4A16-channel"}
+
+
+@pytest.mark.parametrize(
+    ("fixed", "patterns", "remedy"),
+    [
+        ({"*q_proj": OTHER, "*[kv]_proj": ONE}, ("*",), "pin them together by space.fixed, and al"),
+        ({"*q_proj": ONE}, ("*",), "pin them together by space.fixed, and alike"),
+        ({"*q_proj": ONE}, ("*q_proj", "*o_proj"), "name 'layers.0.self_attn.k_proj', 'layers."),
+        ({"*[qkv]_proj": ONE}, ("*",), None),
+    ],
+    ids=["differently", "one of them", "others in float", "alike"],
+)
+def test_layers_that_engines_fuse_may_be_pinned_alike(
+    llama_folder: Path, fixed: Any, patterns: tuple[str, ...], remedy: str | None
+) -> None:
+    quantizer, pinned = schemes("W8A16-channel", "W4A16-channel"), {**fixed, "*mlp*": ONE}
+    pinned = pinned if patterns == ("*",) else fixed
+    expected = nullcontext() if remedy is None else pytest.raises(InputError, match=remedy)
+    with expected:
+        checked(llama_folder, quantizer, tied=False, patterns=patterns, fixed=pinned)
 
 
 def test_embeddings_with_a_head_of_their_own_pass(llama_folder: Path) -> None:

@@ -207,6 +207,15 @@ def test_ggmls_own_types_are_those_of_the_file_and_of_what_reads_it(
     }
 
 
+def test_the_command_names_a_type_that_llama_quantize_has(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    job = make_job(quantizer=GGUF(GGUF.Options(types=("MXFP4",), importance="none")))
+    write("llama-quantize", job, tmp_path)
+    command = "--tensor-type-file tensor-types.txt model-f16.gguf model.gguf MXFP4_MOE\n"
+    assert command in (tmp_path / "README.md").read_text()
+
+
 # What is refused
 
 
@@ -341,11 +350,14 @@ def read(tool: str, text: str, job: ExportJob) -> dict[str, Any]:
 
 
 AUTO_ROUND = {
-    r"model\.layers\.\d+\.self_attn.*": {"scheme": "W4A16G32"},
-    "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 64, "sym": True},
+    r"model.layers.\d+.self_attn.*": {"scheme": "W4A16G32"},
+    "layers.0.mlp": {"bits": 8, "group_size": 64, "sym": True},
+    "model.layers.0.mlp.gate_proj": {"bits": 4},
     "model.layers.0.mlp.up_proj": "W8A16G64",
-    "model.layers.0.mlp.down_proj": {"bits": 16},
+    "0.mlp.down": {"bits": 16},
+    r"model\.layers\.0\.mlp.*": {"bits": 4, "group_size": 32},
 }
+"""A pattern counts over a name, the last one most; an escaped dot is a backslash and a dot."""
 EXPORTED = {
     "quantization_config": {
         "quant_method": "auto-round",
@@ -353,8 +365,8 @@ EXPORTED = {
         "group_size": 32,
         "sym": True,
         "extra_config": {
-            "model.layers.0.mlp.gate_proj": {"bits": 8, "group_size": 64},
-            "model.layers.0.mlp.up_proj": {"bits": 8, "group_size": 64},
+            r"model\.layers.*(gate|up)_proj": {"bits": 8, "group_size": 64},
+            ".*mlp.*": {"bits": 4},
             "model.layers.0.mlp.down_proj": {"bits": 16, "data_type": "fp"},
         },
     }
@@ -375,19 +387,27 @@ default_stage:
     GPTQModifier:
       ignore: [lm_head, "re:.*0.mlp.down_proj"]
       config_groups:
-        eight:
-          targets: ["re:.*0.mlp.(gate|up)_proj"]
-          weights: {num_bits: 8, group_size: 64}
         four:
           targets: [Linear]
           weights: {num_bits: 4, strategy: group, group_size: 32, symmetric: true}
+        two:
+          targets: ["re:.*mlp.*"]
+          weights: {num_bits: 2, group_size: 64}
+        eight:
+          targets: ["re:.*0.mlp.gate_proj", "re:.*o_proj", model.layers.0.mlp.up_proj]
+          weights: {num_bits: 8, group_size: 64}
+    QuantizationModifier:
+      config_groups:
+        last: {targets: ["re:.*o_proj"], weights: {num_bits: 4, group_size: 32}}
 """
+"""A name counts over a pattern, that over a class; of patterns the first, of modifiers the last."""
 MODELOPT = """
 quant_cfg:
 - {quantizer_name: "*", enable: false}
 - {quantizer_name: "*weight_quantizer", cfg: {num_bits: 4, block_sizes: {-1: 32, type: static}}}
 - {quantizer_name: "*0.mlp.*weight_quantizer", cfg: {num_bits: 8, block_sizes: {-1: 64}}}
-- {quantizer_name: "*0.mlp.down_proj.*", enable: false}
+- {quantizer_name: "*0.mlp.down_proj.*", parent_class: nn.Linear, enable: false}
+- {quantizer_name: "*", parent_class: nn.BatchNorm1d, enable: false}
 algorithm: awq_lite
 """
 
@@ -453,6 +473,21 @@ def test_the_first_pattern_of_tensor_types_counts(make_job: MakeJob) -> None:
             "data_type: 'mx_fp'; 'int'",
         ),
         ("auto-round", {"(": {"bits": 4}}, "'(' is not a regular expression: missing )"),
+        (
+            "auto-round",
+            {"quant_method": "auto-round", "bits": 4, "extra_config": [1]},
+            "extra_config: must be a mapping, not [1]",
+        ),
+        (
+            "gptqmodel",
+            {"bits": 4, "dynamic": {".*q_proj": None}},
+            "dynamic..*q_proj: must be a mapping, not None",
+        ),
+        (
+            "llm-compressor",
+            {"QuantizationModifier": {"config_groups": [1]}},
+            "config_groups: must be a mapping, not [1]",
+        ),
         (
             "gptqmodel",
             {"bits": 4, "group_size": 0, "dynamic": {}},
@@ -531,6 +566,8 @@ def test_a_study_exports_a_recipe_and_another_starts_from_it(
     yaml.write_text(dump_yaml(study))
     done = command_here("run", yaml, "--out", tmp_path / "run")
     assert done.code == 0, done.errors
+    again = command_here("run", yaml, "--out", tmp_path / "run")  # Loads neither model nor data.
+    assert (again.code, again.errors) == (0, ""), again.errors
     export = ("export", tmp_path / "run", "--bits", "5", "--format", "recipe:auto-round")
     dry = command_here(*export, "--dry-run")
     assert dry.code == 0, dry.errors

@@ -203,6 +203,7 @@ def test_models_in_half_precision_have_errors_and_digests(dtype: torch.dtype) ->
         ({"quantizer": 3}, "quantizer: give the name of a plugin or an object .*, not 3"),
         ({"options": {"bits": [5]}}, "quantizer 'integer': options.bits.0: .* 2, 3, 4 or 8, not 5"),
         ({"options": {"rounding": "gptq"}}, "quantizer 'integer' .* needs the inputs"),
+        ({"quantizer": "gguf"}, "quantizer 'gguf' .* for gguf give importance: none"),
         ({"options": {"bits": [4], "group_size": [32]}}, "'integer' has one configuration"),
         ({"tied": [["a", "b"]]}, r"tied: no layer has the role 'a'; roles: \['linear'\]"),
         ({"layers": [3]}, r"layers: give shell patterns of module paths, not \[3\]"),

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from qsearch.deployment.budgets import Budget
+from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
 from qsearch.deployment.selection import best_under
 from qsearch.plugins.registry import load_plugin
@@ -407,7 +408,8 @@ def test_an_export_that_does_not_end_leaves_no_folder(
         raise KeyboardInterrupt
 
     def export_once() -> None:
-        export_configuration(finished, Budget("bits", 4.0), tmp_path / "out", "json")
+        criteria = Criteria(Budget("bits", 4.0))
+        export_configuration(finished, criteria, tmp_path / "out", "json")
 
     with monkeypatch.context() as patch:
         patch.setattr(exporter, "write", write_half)

@@ -20,6 +20,7 @@ from qsearch.deployment.selection import best_under
 from qsearch.errors import InputError, QsearchError
 from qsearch.plugins.components import build_components
 from qsearch.plugins.protocols import Quantizer
+from qsearch.plugins.quantizer_capabilities import SupportsShapeChoices
 from qsearch.plugins.registry import Group, installed_plugins, load_plugin
 from qsearch.storage.checksums import yaml_with_checksum
 from qsearch.storage.study_record import read_study
@@ -193,7 +194,10 @@ OUTPUT = (64, 256)
 
 def taking(monkeypatch: pytest.MonkeyPatch, takes: Any) -> None:
     """Have the fake quantizer say which layers take which layer configuration."""
-    monkeypatch.setattr(load_plugin("quantizers", "fake"), "takes", takes, raising=False)
+    fake = load_plugin("quantizers", "fake")
+    # Asked for the first time while there is a method, Python keeps the answer for good.
+    assert not isinstance(fake(fake.Options()), SupportsShapeChoices)
+    monkeypatch.setattr(fake, "takes", takes, raising=False)
 
 
 def test_check_says_which_layers_cannot_take_every_choice(monkeypatch: pytest.MonkeyPatch) -> None:

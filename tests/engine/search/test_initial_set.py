@@ -12,7 +12,12 @@ from pydantic import ValidationError
 from qsearch._arrays import Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate
-from qsearch.search.initial_set import initial_configurations, named_configurations, require_two
+from qsearch.search.initial_set import (
+    initial_configurations,
+    most_uniform,
+    named_configurations,
+    require_two,
+)
 from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.search_spec import InitialSpec
@@ -59,6 +64,7 @@ def test_uniform_ones_are_of_what_all_layers_take() -> None:
     assert {int(one[0]) for method, one in chosen if method == "uniform"} <= {0, 1, 4}
     places = np.arange(len(space.groups))
     assert all(space.possible[places, index].all() for _, index in chosen)
+    assert most_uniform(space, 24, None) == 3
 
 
 @pytest.mark.parametrize(("count", "levels"), [(24, [2, 3, 4]), (4, [2, 4])])

@@ -90,6 +90,16 @@ def test_pinned_layers_count_in_average_bits(space: ConfigurationSpace, seed: in
     assert space.bits_table[index[0]] == pytest.approx(float(space.average_bits(alike)))
 
 
+@pytest.mark.parametrize("choice", range(INTEGER.size))
+def test_layers_alike_have_their_own_bits_exactly(choice: int) -> None:
+    layers, one = make_layers(3), INTEGER.layer_configurations[choice]
+    for count in range(1, len(layers)):
+        pinned = {layer.name: one for layer in layers[:count]}
+        space = ConfigurationSpace(layers, INTEGER, bits_of(INTEGER), pinned=pinned)
+        average = space.average_bits(np.full(len(space.groups), choice))
+        assert average == space.bits_table[choice] == bits_of(INTEGER)[choice]
+
+
 @settings(max_examples=10)
 @given(EACH_SPACE, SEEDS, st.floats(0, 1))
 def test_allocations_keep_a_budget_of_all_layers(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,16 @@ def test_average_bits_within_an_interval_are_bytes_within_it(
         return  # So narrow that filling up may miss it.
     if bits[0] <= SPACE.average_bits(index) <= bits[1]:
         assert low <= FILE_BYTES(index) <= high
+
+
+def test_choices_that_layers_cannot_take_do_not_count() -> None:
+    taken = {LAYERS[1].shape: (3, 8), LAYERS[2].shape: (0,)}
+    some = FileBytes(replace(SPACE, shape_choices=taken), QUANTIZER, FOOTPRINT)
+    every = [(one, two, 0) for one in range(SPACE.choices.size) for two in (3, 8)]
+    sizes = [int(FILE_BYTES(np.array(index))) for index in every]
+    assert some.range == (min(sizes), max(sizes))
+    with pytest.raises(InputError, match=f"this study take: {min(sizes)} to {max(sizes)} bytes"):
+        some.average_bits((max(sizes), 10**6))
 
 
 @pytest.mark.parametrize("nbytes", [(1, 1200), (10**6, 10**7)])

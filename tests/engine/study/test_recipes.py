@@ -30,6 +30,10 @@ CHOSEN = {
 }
 
 
+FIRST = {**SMALL, "search__rounds": 1, "search__candidates": 0}
+"""Changes that leave the first set of the small study alone."""
+
+
 def write_json(path: Path, values: object) -> Path:
     path.write_text(json.dumps(values))
     return path
@@ -41,19 +45,25 @@ def file(tmp_path: Path) -> Path:
 
 
 def spec_of(*files: Path, **changes: Any) -> StudySpec:
-    return study_spec(**SMALL, **changes, search__recipes=[str(file) for file in files])
+    return study_spec(**FIRST, **changes, search__recipes=[str(file) for file in files])
 
 
 def firsts(trials: pd.DataFrame) -> list[tuple[str, Configuration]]:
     """Methods and configurations of the first set."""
-    rows = trials[(trials["round"] == 1) & (trials["method"] != "search")]
-    return [(row["method"], row_configuration(row)) for _, row in rows.iterrows()]
+    return [(row["method"], row_configuration(row)) for _, row in trials.iterrows()]
+
+
+@pytest.fixture(scope="module")
+def without(
+    fake_plugins: None, tmp_path_factory: pytest.TempPathFactory
+) -> list[tuple[str, Configuration]]:
+    """The first set of the study without a recipe."""
+    return firsts(run_spec(study_spec(**FIRST), tmp_path_factory.mktemp("without")).trials)
 
 
 def test_a_recipe_joins_the_first_set_and_changes_nothing_else_of_it(
-    file: Path, tmp_path: Path
+    file: Path, without: list[tuple[str, Configuration]], tmp_path: Path
 ) -> None:
-    without = firsts(run_spec(study_spec(**SMALL), tmp_path / "without").trials)
     found = firsts(run_spec(spec_of(file), tmp_path / "with").trials)
     assert found[:-1] == without
     assert found[-1][0] == "recipe"
@@ -61,11 +71,12 @@ def test_a_recipe_joins_the_first_set_and_changes_nothing_else_of_it(
 
 
 def test_the_command_line_takes_what_pick_prints(tmp_path: Path) -> None:
-    yaml, out = write_study_yaml(tmp_path / "study.yaml", **SMALL), tmp_path / "out"
+    yaml, out = write_study_yaml(tmp_path / "study.yaml", **FIRST), tmp_path / "out"
     assert command_here("run", yaml, "--out", out).code == 0
     picked = command_here("pick", out, "--bits", "3", "--json")
     (tmp_path / "picked.json").write_text(picked.output)
-    options = ("--from-recipe", tmp_path / "picked.json", "--set", "seed=9")
+    # From anywhere, by any path: a study resumes with the same file.
+    options = ("--from-recipe", out / ".." / "picked.json", "--set", "seed=9")
     again = command_here("run", yaml, "--out", tmp_path / "again", *options)
     assert again.code == 0, again.errors
     resolved = load_spec(tmp_path / "again" / "study.yaml", resolved=True)
@@ -76,9 +87,8 @@ def test_the_command_line_takes_what_pick_prints(tmp_path: Path) -> None:
 
 
 def test_a_configuration_of_the_first_set_keeps_the_method_that_gave_it_first(
-    tmp_path: Path,
+    without: list[tuple[str, Configuration]], tmp_path: Path
 ) -> None:
-    without = firsts(run_spec(study_spec(**SMALL), tmp_path / "without").trials)
     method, known = without[0]
     file = tmp_path / "known.json"
     file.write_text(known.to_json())

@@ -26,6 +26,16 @@ def test_a_layers_sensitivity_is_the_rise_under_the_choice_that_it_bears_worst(r
     assert frame["highest_score"].tolist() == results.layer_scores.max(axis=1).tolist()
 
 
+def test_pinned_layers_are_not_what_the_search_gave(results):
+    first, *others = results.record.layers
+    pinned = replace(results, record=replace(results.record, pinned=(first.name,)))
+    frame, whole = sensitivity_frame(pinned), sensitivity_frame(results)
+    assert frame["name"].tolist() == [layer.name for layer in others]
+    assert frame["layer"].tolist() == list(range(1, len(others) + 1))
+    expected = rank_correlation(whole["highest_score"][1:], whole["given"][1:])
+    assert frame.attrs["rank_correlation"] == pytest.approx(expected, nan_ok=True)
+
+
 def test_what_is_given_is_the_mean_over_the_configurations_asked_for(results):
     rows = results.record.latest.iloc[:3]
     frame = sensitivity_frame(results, rows["configuration"].tolist())
