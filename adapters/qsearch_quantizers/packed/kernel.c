@@ -58,6 +58,13 @@ INLINE floats gathered(const float *values, ints places) {
     floats out;
 #if defined(__AVX512F__)
     out = (floats)_mm512_i32gather_ps((__m512i)places, values, 4);
+#elif defined(__AVX2__)
+    for (int half = 0; half < 2; half++) {
+        __m256i at;
+        memcpy(&at, (const char *)&places + 32 * half, 32);
+        __m256 some = _mm256_i32gather_ps(values, at, 4);
+        memcpy((char *)&out + 32 * half, &some, 32);
+    }
 #else
     for (int lane = 0; lane < LANES; lane++) out[lane] = values[places[lane]];
 #endif
@@ -168,6 +175,7 @@ INLINE void tile_product(const struct weight *weight, int bits, floats (*levels_
     memcpy(y + tile * LANES, &sum, sizeof(sum));
 }
 
+/* One tile, by the code for its weight; planes are for processors that permute bytes. */
 static void any_tile(const struct weight *weight, const uint8_t (*planes)[256], int64_t tile,
                      const float *x, float *y) {
     const int bits = weight->bits;
