@@ -11,6 +11,7 @@ def alternate(
     calls: Mapping[str, Callable[[], object]],
     repeats: int,
     before: Callable[[], object] | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Return the seconds of each call in each turn, all called in turn after one warm-up each.
 
@@ -18,16 +19,17 @@ def alternate(
         calls: What is timed.
         repeats: Turns.
         before: Called before each call, untimed.
+        clock: Returns seconds.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
             if before is not None:
                 before()
-            started = time.perf_counter()
+            started = clock()
             call()
             if turn:
-                times[name].append(time.perf_counter() - started)
+                times[name].append(clock() - started)
     return times
 
 

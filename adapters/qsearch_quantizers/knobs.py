@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
-from qsearch.space.configuration import Choices, Knob
+from qsearch_quantizers.decoding import KnobDecoder
 
 
 class KnobOptions(BaseModel):
@@ -28,14 +28,9 @@ class KnobOptions(BaseModel):
         return tuple(sorted(values, key=default.index)) if isinstance(default, tuple) else values
 
 
-class KnobQuantizer:
+class KnobQuantizer(KnobDecoder):
     """What quantizers share that have a knob for each tuple of their options."""
 
     def __init__(self, options: KnobOptions) -> None:
+        super().__init__(dict(options))
         self.options = options
-        knobs = (Knob(name, values) for name, values in options if isinstance(values, tuple))
-        self._choices = Choices(tuple(knobs))
-
-    def choices(self) -> Choices:
-        """Return the knobs, restricted as the options say."""
-        return self._choices

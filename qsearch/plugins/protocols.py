@@ -35,11 +35,12 @@ from qsearch.plugins.evaluation import (
 )
 from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
-from qsearch.spec.sections import ModelSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from qsearch.spec.sections import ModelSpec
 
 Split = Literal["train", "held-out", "validation", "test"]
 """``held-out`` is training data that is not trained on; see :class:`SupportsHoldOut`."""

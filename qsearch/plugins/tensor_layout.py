@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
-from qsearch.space.configuration import LayerConfiguration
+from qsearch.space.configuration import Choices, LayerConfiguration
 
 if TYPE_CHECKING:
     import torch
@@ -37,6 +37,26 @@ class TensorLayout:
         if self.bits is None:
             return self.count * self.dtype.itemsize
         return -(-self.count * self.bits // 8)
+
+
+class Decoder(Protocol):
+    """What a packed model needs of a quantizer: how tensors are stored, and their weights."""
+
+    name: str
+
+    def choices(self) -> Choices:
+        """Return the knobs it has, and their ordered values."""
+        ...
+
+    def layout(
+        self, shape: tuple[int, int], configuration: LayerConfiguration
+    ) -> Mapping[str, TensorLayout]:
+        """Return how the tensors of a weight of this shape are stored, by name."""
+        ...
+
+    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
+        """Return the float32 weight (output features × input features)."""
+        ...
 
 
 @runtime_checkable
@@ -101,6 +121,32 @@ class IntegerWeight:
     zero_points: Tensor | None
     bits: int
     group_size: int
+
+
+@dataclass(frozen=True)
+class LevelWeight:
+    """A weight as levels of codes by groups of a row: (level - zero point) · scale, in float32.
+
+    Codes are uint8 (output features × input features), levels float32 (2^bits) or None where a
+    code is its own level. Scales, and zero points unless all are 0, are one a group (output
+    features × groups), of any float type. Groups divide a row.
+    """
+
+    codes: Tensor
+    scales: Tensor
+    zero_points: Tensor | None
+    levels: Tensor | None
+    bits: int
+    group_size: int
+
+
+@runtime_checkable
+class SupportsLevels(Protocol):
+    """Optional for packable quantizers. With it, compiled code decodes weights as it multiplies."""
+
+    def as_levels(self, quantized: QuantizedTensor) -> LevelWeight | None:
+        """Return a quantized weight as levels of codes, exactly; None if it is none."""
+        ...
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ from pathlib import Path
 from qsearch_quantizers.packed.writing import PackedExport, QuantizedLayer
 from torch import Tensor
 
-from qsearch._distribution import install_extra
+from qsearch._distribution import DISTRIBUTION, install_extra
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import (
@@ -34,8 +34,12 @@ model = {auto_class}.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 
-Weights stay packed in memory and are dequantized by block as they are used.
+Weights stay packed in memory and are dequantized by block as they are used. On a CPU with a C
+compiler, `qsearch_quantizers.use_compiled_product(model)` makes the model generate faster.
 """
+
+_DECODED_BY_LIBRARIES = ("bitsandbytes", "gguf")
+"""Quantizers whose weights are dequantized by the package of an extra."""
 
 _WITH = "and the {method} adapter of that configuration next to them"
 _WITHOUT = (
@@ -81,5 +85,7 @@ def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> 
     with quiet_transformers():
         export.write(layers(), directory, job.tokenizer)
     adapter = _WITH.format(method=job.method) if with_adapter else _WITHOUT
-    install = install_extra("llm")
+    name = job.quantizer.name
+    own = name in _DECODED_BY_LIBRARIES
+    install = install_extra(name) if own else f"pip install {DISTRIBUTION}"
     write_card(job, directory, _CARD, "transformers", adapter=adapter, install=install)

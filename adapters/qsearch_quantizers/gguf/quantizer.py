@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import Elements, TensorLayout
-from qsearch.space.configuration import Choices, Knob, LayerConfiguration
-from qsearch_quantizers.gguf.ggml_library import dequantize_rows, quantize_rows, require_library
-from qsearch_quantizers.gguf.ggml_types import FLOAT16, TYPES, GGMLType, fits, stored_type
+from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.gguf.decoder import GGUFDecoder
+from qsearch_quantizers.gguf.ggml_library import quantize_rows, require_library
+from qsearch_quantizers.gguf.ggml_types import FLOAT16, TYPES, fits
 from qsearch_quantizers.weights import check_moment, check_weight
 
 Type = Literal[
@@ -49,7 +48,7 @@ LIMIT = 2.0**14
 a few times beyond the weights. ggml aborts the process where numbers overflow."""
 
 
-class GGUF:
+class GGUF(GGUFDecoder):
     """ggml's types of weights, as GGUF files hold them, quantized and dequantized by ggml.
 
     Neighbours of a row share the scales of a block: 32 of them, or 256 in the types K and IQ (but
@@ -60,8 +59,6 @@ class GGUF:
     (:class:`~qsearch.plugins.quantizer_capabilities.SupportsCalibration`), as llama.cpp does with
     an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them.
     """
-
-    name = "gguf"
 
     class Options(BaseModel):
         """Which types a study may use, and what weighs their errors.
@@ -86,12 +83,8 @@ class GGUF:
             return tuple(sorted(types, key=list(TYPES).index))
 
     def __init__(self, options: Options) -> None:
+        super().__init__(dict(options))
         self.options = options
-        self._choices = Choices((Knob("type", options.types),))
-
-    def choices(self) -> Choices:
-        """Return the types as the values of one knob, by rising bits."""
-        return self._choices
 
     def require_installed(self) -> None:
         """Check that ggml is installed."""
@@ -110,17 +103,6 @@ class GGUF:
     def storage_bits_of(self, shape: tuple[int, int], configuration: LayerConfiguration) -> float:
         """Return the bits per weight of what a weight of this shape gets."""
         return self._stored(shape, configuration).bits
-
-    def layout(
-        self, shape: tuple[int, int], configuration: LayerConfiguration
-    ) -> Mapping[str, TensorLayout]:
-        """Return how the tensor of a weight of this shape is stored."""
-        width = self._stored(shape, configuration).row_bytes(shape[1])
-        return {"blocks": TensorLayout((shape[0], width), torch.uint8, None)}
-
-    def ggml_type(self, shape: tuple[int, int], configuration: LayerConfiguration) -> str:
-        """Return the name of the type that a weight of this shape gets."""
-        return self._stored(shape, configuration).name
 
     # Quantizing
 
@@ -181,47 +163,6 @@ class GGUF:
         else:
             blocks = quantize_rows(kind, values, importance)
         return QuantizedTensor({"blocks": blocks.to(weight.device)}, shape, configuration)
-
-    # Dequantizing
-
-    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
-        """Return the float32 weight; on a GPU it is dequantized by the CPU."""
-        kind, blocks = self._stored(quantized.shape, quantized.configuration), self.ggml_blocks
-        return _dequantized(kind, blocks(quantized))
-
-    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
-        """Return some rows of the weight (last - first × input features), float32."""
-        return self.dequantize(quantized.rows(first, last))
-
-    def ggml_blocks(self, quantized: QuantizedTensor) -> Tensor:
-        """Return a weight's bytes (output features × bytes of a row), uint8."""
-        return quantized.tensors["blocks"]
-
-    def look_up(
-        self,
-        elements: Mapping[str, Elements],
-        shape: tuple[int, int],
-        configuration: LayerConfiguration,
-        rows: Tensor,
-    ) -> Tensor:
-        """Return some rows of the weight (rows × input features), float32."""
-        kind = self._stored(shape, configuration)
-        width = kind.row_bytes(shape[1])
-        places = rows[:, None] * width + torch.arange(width, device=rows.device)
-        return _dequantized(kind, elements["blocks"](places))
-
-    def _wanted(self, configuration: LayerConfiguration) -> str:
-        self._choices.index(configuration)
-        return configuration.text("type")
-
-    def _stored(self, shape: tuple[int, int], configuration: LayerConfiguration) -> GGMLType:
-        return stored_type(self._wanted(configuration), shape[1])
-
-
-def _dequantized(kind: GGMLType, blocks: Tensor) -> Tensor:
-    if kind == FLOAT16:
-        return blocks.view(torch.float16).float()
-    return dequantize_rows(kind, blocks.cpu()).to(blocks.device)
 
 
 def _importance(squares: Tensor) -> Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal
+from typing import Literal, get_args
 
-import torch
 from pydantic import Field, field_validator
 from torch import Tensor
 
@@ -14,6 +13,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.integer.decoder import IntegerDecoder
 from qsearch_quantizers.integer.gptq import compensated_codes, feedback_factor
 from qsearch_quantizers.integer.grid import (
     Grid,
@@ -30,10 +30,9 @@ Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
 Scheme = Literal["symmetric", "asymmetric"]
 Rounding = Literal["nearest", "gptq"]
-SCHEMES: tuple[Scheme, ...] = ("symmetric", "asymmetric")
 
 
-class Integer(GroupedQuantizer):
+class Integer(GroupedQuantizer, IntegerDecoder):
     """Round to multiples of a group's scale.
 
     * ``symmetric``: weight = scale · (code - 2^(bits-1)). The scale is signed, so that the
@@ -47,8 +46,6 @@ class Integer(GroupedQuantizer):
     GPTQ's order by the inputs' size ("act-order") is left out, since a reader would need each
     column's group.
     """
-
-    name = "integer"
 
     options: Options
 
@@ -75,11 +72,7 @@ class Integer(GroupedQuantizer):
         def _one_or_both(cls, value: Scheme | tuple[Scheme, ...]) -> Scheme | tuple[Scheme, ...]:
             if isinstance(value, str):
                 return value
-            return value[0] if len(value) == 1 else SCHEMES
-
-    def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
-        """Return uint8 for the asymmetric scheme."""
-        return torch.uint8 if self.is_asymmetric(configuration) else None
+            return value[0] if len(value) == 1 else get_args(Scheme)
 
     def require_installed(self) -> None:
         """Do nothing: it needs no package of its own."""
@@ -148,8 +141,3 @@ class Integer(GroupedQuantizer):
     def as_integers(self, quantized: QuantizedTensor) -> IntegerWeight:
         """Return a quantized weight as integers on a grid, exactly."""
         return self.integer_weight(quantized)
-
-    def is_asymmetric(self, configuration: LayerConfiguration) -> bool:
-        """Return whether groups have zero points of their own."""
-        scheme = self.options.scheme
-        return (scheme if isinstance(scheme, str) else configuration.text("scheme")) == SCHEMES[1]

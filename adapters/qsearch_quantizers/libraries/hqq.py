@@ -9,8 +9,10 @@ from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
-from qsearch_quantizers.integer.grouped import GroupedQuantizer, groups_of_row
+from qsearch_quantizers.integer.decoder import groups_of_row
+from qsearch_quantizers.integer.grouped import GroupedQuantizer
 from qsearch_quantizers.knobs import KnobOptions
+from qsearch_quantizers.libraries.decoder import HQQDecoder
 from qsearch_quantizers.libraries.optional import optional_module
 
 Bits = Literal[2, 3, 4, 8]
@@ -29,7 +31,7 @@ MAX_FACTOR = 2.0**24
 """By how much a group is enlarged at most; float16 has no scales for smaller ones."""
 
 
-class HQQ(GroupedQuantizer):
+class HQQ(GroupedQuantizer, HQQDecoder):
     """Integer codes with a zero point that hqq optimizes for each group.
 
     Weight = scale · (code - zero point), both in float16; the zero point is not an integer. The
@@ -46,17 +48,11 @@ class HQQ(GroupedQuantizer):
     Weights beyond the range of float16 are clamped to it.
     """
 
-    name = "hqq"
-
     class Options(KnobOptions):
         """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128)
-
-    def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
-        """Return float16."""
-        return torch.float16
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight; an InputError says that hqq is not installed."""

@@ -12,6 +12,7 @@ from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.integer.grouped import GroupedQuantizer
 from qsearch_quantizers.knobs import KnobOptions
+from qsearch_quantizers.libraries.decoder import TorchAODecoder
 from qsearch_quantizers.libraries.optional import optional_module
 
 Bits = Literal[4, 8]
@@ -22,7 +23,7 @@ MIN_SCALE = 2.0**-24
 """The least positive float16: torchao divides by scales, so none may become zero."""
 
 
-class TorchAO(GroupedQuantizer):
+class TorchAO(GroupedQuantizer, TorchAODecoder):
     """torchao's affine quantization: weight = scale · (code - zero point), scales in float16.
 
     * ``symmetric``: the grid is from minus to plus the group's absolute maximum, and the zero
@@ -34,18 +35,12 @@ class TorchAO(GroupedQuantizer):
     floating-point number instead. Dequantizing gives the same bits as torchao, without it.
     """
 
-    name = "torchao"
-
     class Options(KnobOptions):
         """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128, 256)
         scheme: tuple[Scheme, ...] = ("symmetric", "asymmetric")
-
-    def zero_points(self, configuration: LayerConfiguration) -> torch.dtype | None:
-        """Return uint8 for the asymmetric scheme."""
-        return torch.uint8 if configuration.text("scheme") == "asymmetric" else None
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight; an InputError says that torchao is not installed."""

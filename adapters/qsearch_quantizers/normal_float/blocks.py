@@ -43,14 +43,14 @@ def nf_decode(
     rest = flat[whole * block_size :]
     if rest.numel():
         last_bytes = codes[whole * block_size * bits // 8 :]
-        some = unpack(_halves_swapped(last_bytes, bits), bits, rest.numel())
+        some = unpack(halves_swapped(last_bytes, bits), bits, rest.numel())
         rest.copy_(level_table(bits, codes.device).levels[some.long()] * scales[whole])
     return weight
 
 
 def levels_at(byte_at: Callable[[Tensor], Tensor], bits: int, positions: Tensor) -> Tensor:
     """Return the levels (float32) of the codes at positions of packed bytes."""
-    codes = codes_at(lambda at: _halves_swapped(byte_at(at), bits), bits, positions)
+    codes = codes_at(lambda at: halves_swapped(byte_at(at), bits), bits, positions)
     return level_table(bits, positions.device).levels[codes.long()]
 
 
@@ -93,10 +93,10 @@ def blocks_of(flat: Tensor, first: int, count: int, block_size: int) -> Tensor:
 def pack_blocks(blocks: Tensor, bits: int, packed: Tensor, first: int, count: int) -> None:
     """Pack the codes of blocks (blocks × block size) from block ``first`` on; ``count`` are all."""
     start = first * blocks.shape[1]
-    some = _halves_swapped(pack(blocks.view(-1)[: count - start], bits), bits)
+    some = halves_swapped(pack(blocks.view(-1)[: count - start], bits), bits)
     packed[start * bits // 8 :][: some.numel()].copy_(some)
 
 
-def _halves_swapped(packed: Tensor, bits: int) -> Tensor:
+def halves_swapped(packed: Tensor, bits: int) -> Tensor:
     """Return bytes of 4-bit codes with their halves swapped, as bitsandbytes has them."""
     return (packed << 4).bitwise_or_(packed >> 4) if bits == 4 else packed

@@ -7,7 +7,6 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from scipy.special import ndtri
 from torch import Tensor
 
 QUANTILE_OFFSET = 0.9677083
@@ -60,7 +59,8 @@ def normal_float_levels(bits: int) -> Tensor:
     def quantiles(count: int) -> Tensor:
         # float32 steps, as in the published table: other roundings move levels by 1e-7
         steps = torch.linspace(QUANTILE_OFFSET, 0.5, count + 1, **_PLAIN)[:-1]
-        return torch.from_numpy(ndtri(steps.numpy())).double()
+        values: Tensor = torch.special.ndtri(steps.double())
+        return values.float().double()
 
     positive = quantiles(half)
     values = torch.cat([positive, torch.zeros_like(positive[:1]), -quantiles(half - 1)])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, cast
 
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import Elements, TensorLayout
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
+from qsearch_quantizers.normal_float.decoder import NormalFloatDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,7 +23,7 @@ SHRINK: dict[int, float] = {2: 0.65, 3: 0.85, 4: 0.93, 8: 1.0}
 """By bits, the second scale tried for a block as a part of the first; 1 means the next lower."""
 
 
-class NormalFloat(KnobQuantizer):
+class NormalFloat(KnobQuantizer, NormalFloatDecoder):
     """Codes on normal quantiles, blocks scaled by quantized absolute maxima.
 
     A weight is flattened row by row and cut into blocks of ``block_size``; only the last block
@@ -40,8 +39,6 @@ class NormalFloat(KnobQuantizer):
     bits (0.006, not 0.03) and at 2 bits (0.44, not 0.57), and as good at 4. The error need not fall
     as ``scale_bits`` grows: a coarse grid clips more, which helps at 2 bits.
     """
-
-    name = "normal-float"
 
     class Options(KnobOptions):
         """Which values of each knob a study may use."""
@@ -109,87 +106,3 @@ class NormalFloat(KnobQuantizer):
             (weight.shape[0], weight.shape[1]),
             configuration,
         )
-
-    def dequantize(self, quantized: QuantizedTensor) -> Tensor:
-        """Return the float32 weight (output features × input features)."""
-        from qsearch_quantizers.normal_float.blocks import nf_decode
-        from qsearch_quantizers.normal_float.scales import block_scales
-
-        configuration = quantized.configuration
-        scales = block_scales(
-            quantized.tensors["scale_codes"], quantized.tensors["scales"], configuration
-        )
-        return nf_decode(
-            quantized.tensors["codes"],
-            scales,
-            configuration.integer("bits"),
-            configuration.integer("block_size"),
-            quantized.shape,
-        )
-
-    def dequantize_rows(self, quantized: QuantizedTensor, first: int, last: int) -> Tensor:
-        """Return some rows of the weight (last - first × input features), float32."""
-        from qsearch_quantizers.normal_float.blocks import nf_decode
-        from qsearch_quantizers.normal_float.scales import block_scales
-        from qsearch_quantizers.packed.bit_packing import packed_bytes
-
-        configuration, columns = quantized.configuration, quantized.shape[1]
-        bits, size = configuration.integer("bits"), configuration.integer("block_size")
-        per_scale = configuration.integer("scale_block_size")
-        start, stop = first * columns, last * columns
-        # From the first scale block that the rows touch: scales begin with it.
-        scale_block = start // (size * per_scale)
-        block, end = scale_block * per_scale, -(-stop // size)
-        scales = block_scales(
-            quantized.tensors["scale_codes"][block:end],
-            quantized.tensors["scales"][scale_block : -(-end // per_scale)],
-            configuration,
-        )
-        first_block = start // size
-        begin = first_block * size
-        end_weight = min(end * size, quantized.shape[0] * columns)
-        codes = quantized.tensors["codes"][begin * bits // 8 : packed_bytes(end_weight, bits)]
-        flat = nf_decode(codes, scales[first_block - block :], bits, size, (end_weight - begin,))
-        return flat[start - begin : stop - begin].view(last - first, columns)
-
-    def look_up(
-        self,
-        elements: Mapping[str, Elements],
-        shape: tuple[int, int],
-        configuration: LayerConfiguration,
-        rows: Tensor,
-    ) -> Tensor:
-        """Return some rows of the weight (rows × input features), float32."""
-        from qsearch_quantizers.normal_float.blocks import levels_at
-        from qsearch_quantizers.packed.bit_packing import row_positions
-
-        bits, size = configuration.integer("bits"), configuration.integer("block_size")
-        positions = row_positions(rows, shape[1])
-        blocks = positions // size
-        units = elements["scales"](blocks // configuration.integer("scale_block_size")).float()
-        units /= 2 ** configuration.integer("scale_bits")
-        scales = elements["scale_codes"](blocks).float().add_(1).mul_(units)
-        return levels_at(elements["codes"], bits, positions).mul_(scales)
-
-    def layout(
-        self, shape: tuple[int, int], configuration: LayerConfiguration
-    ) -> Mapping[str, TensorLayout]:
-        """Return how the tensors of a weight of this shape are stored."""
-        import torch
-
-        from qsearch_quantizers.normal_float.scales import DTYPES
-        from qsearch_quantizers.packed.bit_packing import packed_bytes
-
-        weights = shape[0] * shape[1]
-        blocks = -(-weights // configuration.integer("block_size"))
-        scale_blocks = -(-blocks // configuration.integer("scale_block_size"))
-        code_bytes = packed_bytes(weights, configuration.integer("bits"))
-        return {
-            "codes": TensorLayout((code_bytes,), torch.uint8, None),
-            "scale_codes": TensorLayout(
-                (blocks,), torch.uint8, configuration.integer("scale_bits")
-            ),
-            "scales": TensorLayout(
-                (scale_blocks,), DTYPES[configuration.text("scale_dtype")], None
-            ),
-        }

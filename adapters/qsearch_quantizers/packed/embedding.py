@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from qsearch.plugins.tensor_layout import Elements, PackableQuantizer, SupportsLookup
+from qsearch.plugins.tensor_layout import Decoder, Elements, SupportsLookup
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import elements_at
 from qsearch_quantizers.packed.weight import BLOCK_WEIGHTS, PackedModule, PackedWeight
@@ -31,7 +31,7 @@ class PackedEmbedding(PackedModule, nn.Embedding):
         num_embeddings: int,
         embedding_dim: int,
         configuration: LayerConfiguration,
-        quantizer: PackableQuantizer,
+        quantizer: Decoder,
         scale: float = 1.0,
         padding_idx: int | None = None,
         dtype: torch.dtype | None = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +11,8 @@ from torch import nn
 from qsearch.errors import InputError
 from qsearch.models.tables import embedding_scale, output_head
 from qsearch.plugins.registry import load_plugin
-from qsearch.plugins.tensor_layout import PackableQuantizer
+from qsearch.plugins.tensor_layout import Decoder, PackableQuantizer
 from qsearch.space.configuration import Configuration
-from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.weight import PackedModule
 
 QUANT_METHOD = "qsearch"
@@ -21,14 +21,42 @@ SETTINGS = "quantization_config"
 """The section of ``config.json``, and where its ``sha256`` has the digest of the other fields."""
 
 
-def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
-    """Construct a quantizer plugin whose tensors can be packed.
+_DECODERS = {
+    "bitsandbytes": "libraries.decoder:BitsAndBytesDecoder",
+    "compressed-tensors": "compressed_tensors.decoder:CompressedTensorsDecoder",
+    "gguf": "gguf.decoder:GGUFDecoder",
+    "hqq": "libraries.decoder:HQQDecoder",
+    "integer": "integer.decoder:IntegerDecoder",
+    "normal-float": "normal_float.decoder:NormalFloatDecoder",
+    "torchao": "libraries.decoder:TorchAODecoder",
+}
+"""By quantizer, what reads its weights and imports nothing of a search."""
+
+
+def build_decoder(name: str, options: Mapping[str, Any]) -> Decoder:
+    """Construct what reads the weights of a quantizer with some options.
+
+    That of another package is the quantizer itself.
 
     Raises:
-        InputError: If the plugin is unknown, its options are wrong, or it has no layout.
+        InputError: If the quantizer is unknown, its options are wrong, or it has no layout.
     """
-    plugin = load_plugin("quantizers", name)
     section = f"{SETTINGS}.quantizer_options"
+    if name not in _DECODERS:
+        return _plugin(name, options, section)
+    module, _, own = _DECODERS[name].partition(":")
+    plugin = getattr(importlib.import_module(f"qsearch_quantizers.{module}"), own)
+    try:
+        decoder: Decoder = plugin(options)
+    except InputError as error:
+        raise InputError(f"config.json: {section}.{error}") from error
+    return decoder
+
+
+def _plugin(name: str, options: Mapping[str, Any], section: str) -> PackableQuantizer:
+    plugin = load_plugin("quantizers", name)
+    from qsearch.spec.validation import validate  # It imports pydantic, as such a plugin does.
+
     quantizer = plugin(validate(plugin.Options, options, "config.json", section))
     if not isinstance(quantizer, PackableQuantizer):
         raise InputError(
@@ -38,13 +66,13 @@ def build_quantizer(name: str, options: Mapping[str, Any]) -> PackableQuantizer:
     return quantizer
 
 
-def check_configuration(quantizer: PackableQuantizer, configuration: Configuration) -> None:
+def check_configuration(decoder: Decoder, configuration: Configuration) -> None:
     """Check that every layer configuration is one of the quantizer's.
 
     Raises:
         InputError: If one is not; the message names the layer.
     """
-    choices = quantizer.choices()
+    choices = decoder.choices()
     for name, layer in configuration.items():
         try:
             choices.index(layer)

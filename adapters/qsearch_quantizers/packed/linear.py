@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from qsearch.plugins.tensor_layout import PackableQuantizer
+from qsearch.plugins.tensor_layout import Decoder
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.stored_types import decode_factor, factor_plan
 from qsearch_quantizers.packed.tensor_files import planned
@@ -36,7 +36,7 @@ class PackedLinear(PackedModule, nn.Linear):
         out_features: int,
         bias: bool,
         configuration: LayerConfiguration,
-        quantizer: PackableQuantizer,
+        quantizer: Decoder,
         rank: int = 0,
         dtype: torch.dtype | None = None,
         device: torch.device | str | None = None,
@@ -70,8 +70,10 @@ class PackedLinear(PackedModule, nn.Linear):
 
     def _factors(self, dtype: torch.dtype) -> tuple[Tensor, Tensor] | None:
         """Return A and B, codes in a type; None without an adapter."""
-        if self.adapter_A is not None and self.adapter_B is not None:
-            return self.adapter_A, self.adapter_B
+        # As attributes, parameters take microseconds, which count where a token takes tens of them.
+        own_A, own_B = self._parameters["adapter_A"], self._parameters["adapter_B"]
+        if own_A is not None and own_B is not None:
+            return own_A, own_B
         if not self.rank:
             return None
         A, B = (
@@ -84,11 +86,14 @@ class PackedLinear(PackedModule, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the outputs (… × output features), in the type of the input."""
-        flat = input.reshape(-1, self.in_features)
-        outputs = self.products(flat)
-        if self.bias is not None:
-            outputs = outputs + self.bias
-        factors = self._factors(flat.dtype)
+        flat, bias = input.reshape(-1, self.in_features), self._parameters["bias"]
+        factors, compiled = self._factors(flat.dtype), self.compiled
+        if compiled is not None and not torch.is_grad_enabled() and compiled.takes(flat, factors):
+            outputs, factors = compiled.product(flat, factors), None
+        else:
+            outputs = self.products(flat)
+        if bias is not None:
+            outputs = outputs + bias
         if factors is not None:
             linear = nn.functional.linear
             outputs = outputs + linear(linear(flat, factors[0]), factors[1])

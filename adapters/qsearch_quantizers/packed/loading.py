@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Container, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, field_validator
 from torch import nn
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from qsearch.errors import InputError
-from qsearch.plugins.tensor_layout import PackableQuantizer
+from qsearch.plugins.tensor_layout import Decoder
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch.spec.validation import validate
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
 from qsearch_quantizers.packed.embedding import PackedEmbedding, TiedHead
+from qsearch_quantizers.packed.fields import checked_fields
 from qsearch_quantizers.packed.layers import (
-    FORMAT_VERSION,
     QUANT_METHOD,
     SETTINGS,
-    build_quantizer,
+    build_decoder,
     check_configuration,
     is_output_head,
     packable_layer,
@@ -42,37 +40,9 @@ if TYPE_CHECKING:  # transformers may still be importing itself when this module
     from transformers import PreTrainedModel
 
 
-class Fields(BaseModel):
-    """The ``quantization_config`` of a packed export's ``config.json``.
-
-    ``layers`` has layer configurations by module path, ``adapter_rank`` the rank of every layer's
-    adapter (0 is none; embeddings and output heads never have one), ``adapter_bits`` 8 where it is
-    in codes, and ``sha256`` the digests of the weight files by name, and of the other fields under
-    ``quantization_config``; nothing is checked if it is None.
-    """
-
-    # A reader that ignores an unknown field would be wrong.
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-    format_version: int
-    quantizer: str
-    quantizer_options: dict[str, Any]
-    layers: dict[str, dict[str, int | str]]
-    adapter_rank: NonNegativeInt = 0
-    adapter_bits: Literal[8] | None = None
-    sha256: dict[str, Any] | None = None
-
-    @field_validator("format_version")
-    @classmethod
-    def _readable(cls, version: int) -> int:
-        if version != FORMAT_VERSION:
-            raise ValueError(f"must be {FORMAT_VERSION} for this version of qsearch (export again)")
-        return version
-
-
 @register_quantization_config(QUANT_METHOD)
 class QsearchConfig(QuantizationConfigMixin):
-    """:class:`Fields` as transformers has them; others are an InputError."""
+    """:mod:`~qsearch_quantizers.packed.fields` as transformers has them."""
 
     quantizer: str
     quantizer_options: dict[str, Any]
@@ -83,7 +53,7 @@ class QsearchConfig(QuantizationConfigMixin):
 
     def __init__(self, quant_method: str = QUANT_METHOD, **fields: object) -> None:
         self.quant_method = quant_method  # type: ignore[assignment]  # an enum of theirs only
-        vars(self).update(validate(Fields, fields, "config.json", SETTINGS))
+        vars(self).update(checked_fields(fields))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -125,8 +95,8 @@ class QsearchHfQuantizer(HfQuantizer):
     def _pack_layers(self, model: PreTrainedModel) -> dict[str, Stored]:
         """Replace configured layers; return the tensors that they need, by name in the files."""
         config = self.quantization_config
-        quantizer = build_quantizer(config.quantizer, config.quantizer_options)
-        check_configuration(quantizer, config.configuration)
+        decoder = build_decoder(config.quantizer, config.quantizer_options)
+        check_configuration(decoder, config.configuration)
         stored: dict[str, Stored] = {}
         own_layers = {}
         modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
@@ -136,7 +106,7 @@ class QsearchHfQuantizer(HfQuantizer):
                 continue
             own_layers[own_name] = dict(layer)
             adapter = (config.adapter_rank, config.adapter_bits)
-            packed = _pack_layer(model, own_name, layer, quantizer, *adapter)
+            packed = _pack_layer(model, own_name, layer, decoder, *adapter)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
         config.layers = own_layers  # As an export of this model names them.
         return stored
@@ -160,7 +130,7 @@ def _pack_layer(
     model: PreTrainedModel,
     name: str,
     configuration: LayerConfiguration,
-    quantizer: PackableQuantizer,
+    decoder: Decoder,
     rank: int,
     adapter_bits: int | None,
 ) -> PackedModule:
@@ -170,13 +140,13 @@ def _pack_layer(
     packed: PackedModule
     if isinstance(layer, nn.Embedding):
         sizes, scale = (layer.num_embeddings, layer.embedding_dim), scale_of(layer, name)
-        packed = PackedEmbedding(*sizes, configuration, quantizer, scale, layer.padding_idx, **like)
+        packed = PackedEmbedding(*sizes, configuration, decoder, scale, layer.padding_idx, **like)
         _tie_heads(model, name, packed)
     else:
         sizes, has_bias = (layer.in_features, layer.out_features), layer.bias is not None
         rank = 0 if is_output_head(model, name) else rank
         like["adapter_bits"] = adapter_bits
-        packed = PackedLinear(*sizes, has_bias, configuration, quantizer, rank, **like)
+        packed = PackedLinear(*sizes, has_bias, configuration, decoder, rank, **like)
     model.set_submodule(name, packed)
     return packed
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
-from qsearch.plugins.tensor_layout import PackableQuantizer, SupportsRows
+from qsearch.plugins.tensor_layout import Decoder, SupportsRows
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, unpacked
 
@@ -48,11 +48,29 @@ class PackedWeight:
         )
 
 
+Factors = tuple[Tensor, Tensor]
+"""A (rank × columns) and B (rows × rank) of an adapter."""
+
+
+class CompiledProduct(Protocol):
+    """Computes products with some inputs; see :mod:`~qsearch_quantizers.packed.compiled`."""
+
+    def takes(self, inputs: Tensor, factors: Factors | None = None) -> bool:
+        """Return whether it computes with these inputs (tokens × columns), without a gradient."""
+        ...
+
+    def product(self, inputs: Tensor, factors: Factors | None = None) -> Tensor:
+        """Return x·W̃ᵀ + (x·Aᵀ)·Bᵀ (tokens × rows)."""
+        ...
+
+
 class PackedModule(nn.Module):
     """A module whose weight W̃ (rows × columns) is in buffers, as a quantizer's packed tensors."""
 
     _blocks_on_gpu = False
     """Whether the weight is dequantized by block on a GPU too, not only on the CPU."""
+    compiled: CompiledProduct | None = None
+    """What computes few tokens instead; see :mod:`~qsearch_quantizers.packed.compiled`."""
     stored_names: tuple[str, ...]
     """Buffers whose type never changes: those of the weight, and of an adapter in codes."""
 
@@ -60,7 +78,7 @@ class PackedModule(nn.Module):
         self,
         shape: tuple[int, int],
         configuration: LayerConfiguration,
-        quantizer: PackableQuantizer,
+        quantizer: Decoder,
         device: torch.device | str | None,
     ) -> None:
         """Make the buffers; they have no values yet."""
@@ -92,9 +110,10 @@ class PackedModule(nn.Module):
 
     def dequantized(self) -> Tensor:
         """Return the float32 weight (rows × columns), without an adapter."""
-        return self.quantizer.dequantize(self._quantized())
+        return self.quantizer.dequantize(self.quantized())
 
-    def _quantized(self) -> QuantizedTensor:
+    def quantized(self) -> QuantizedTensor:
+        """Return the weight's tensors, of which those that are packed are unpacked."""
         # The buffers have these layouts, so that nothing is checked for every token.
         tensors = {
             name: unpacked(getattr(self, name), layout) for name, layout in self._layouts.items()
@@ -103,7 +122,7 @@ class PackedModule(nn.Module):
 
     def rows(self, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
         """Yield parts of the weight (rows × columns) in a type, with their rows."""
-        quantized = self._quantized()
+        quantized = self.quantized()
         rows, columns = self.shape
         step = max(1, BLOCK_WEIGHTS // columns)
         by_block = self._blocks_on_gpu or self.get_buffer(self.tensor_names[0]).device.type == "cpu"
@@ -136,6 +155,8 @@ class PackedModule(nn.Module):
 
     def products(self, inputs: Tensor) -> Tensor:
         """Return x·W̃ᵀ (tokens × rows), with the gradient of x (tokens × columns)."""
+        if self.compiled is not None and self.compiled.takes(inputs):
+            return self.compiled.product(inputs)
         if inputs.requires_grad:
             return cast(Tensor, _Product.apply(inputs, self))  # type: ignore[no-untyped-call]
         return cast(Tensor, self.product(inputs))

@@ -352,4 +352,4 @@ def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.base_model == trainer.study.model.name
     assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text
-    assert "(`pip install 'qsearch-llm[llm]'`)" in card.text
+    assert "(`pip install qsearch-llm`)" in card.text

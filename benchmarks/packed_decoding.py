@@ -1,0 +1,261 @@
+"""One token at a time on the CPU: packed layers and models next to floats and to other libraries.
+
+All take turns on one thread, and CPU seconds are counted: what other processes do at the same time
+costs no more than their share of memory bandwidth and caches.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import qsearch_quantizers
+import torch
+from qsearch_quantizers.integer.quantizer import Integer
+from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from qsearch_quantizers.packed.bit_packing import packed_tensors
+from qsearch_quantizers.packed.linear import PackedLinear
+from qsearch_quantizers.packed.weight import PackedModule
+from torch import Tensor, nn
+
+from benchmarks.recording import Benchmark
+from benchmarks.timing import alternate, median_ratio, medians
+from qsearch.space.configuration import LayerConfiguration
+
+BITS = (2, 3, 4, 8)
+NORMAL_FLOAT, INTEGER = NormalFloat(NormalFloat.Options()), Integer(Integer.Options())
+QUANTIZERS = {"normal float": NORMAL_FLOAT, "integer": INTEGER}
+LAYERS = {
+    "MiniLM": ((384, 384), (1536, 384), (384, 1536)),
+    "SmolLM2": ((192, 576), (576, 576), (1536, 576), (576, 1536)),
+    "a 7B model": ((4096, 11008),),
+}
+"""Output and input features of layers."""
+TOKENS, TURNS, LAYER_TURNS = 3, 9, 41
+FTYPES = {4: ("Q4_0", 2), 8: ("Q8_0", 7)}
+"""llama.cpp's types and the numbers that it quantizes files by; rows of 576 have none of 2 and
+3 bits."""
+GROUP = 64
+
+
+def configuration(quantizer: str, bits: int) -> LayerConfiguration:
+    """Return a layer configuration with scales for 64 weights: 8.25 bits and less."""
+    if quantizer == "integer":
+        return LayerConfiguration({"bits": bits, "group_size": GROUP})
+    return LayerConfiguration(
+        {
+            "bits": bits,
+            "scale_bits": 8,
+            "scale_dtype": "float16",
+            "block_size": GROUP,
+            "scale_block_size": 256,
+        }
+    )
+
+
+def packed_layer(weight: Tensor, quantizer: str, bits: int) -> PackedLinear:
+    """Return a packed layer without an adapter."""
+    made, chosen = QUANTIZERS[quantizer], configuration(quantizer, bits)
+    layer = PackedLinear(weight.shape[1], weight.shape[0], False, chosen, made)
+    layer.load_state_dict(packed_tensors(made.quantize(weight, chosen), made))
+    return layer
+
+
+def other_layers(layer: nn.Linear) -> dict[str, Callable[[], nn.Module]]:
+    """Return how the libraries make their layer of a float one, by name; weights are copied."""
+    return {
+        "bitsandbytes, 4 bits": partial(_bitsandbytes, layer, 4),
+        "bitsandbytes, 8 bits": partial(_bitsandbytes, layer, 8),
+        "torchao, 4 bits": partial(_torchao, layer, 4),
+        "torchao, 8 bits": partial(_torchao, layer, 8),
+        "torchao, 4 bits, in bfloat16": lambda: _torchao(layer.to(torch.bfloat16), 4),
+    }
+
+
+def _bitsandbytes(layer: nn.Linear, bits: int) -> nn.Module:
+    import bitsandbytes
+
+    weight, features = layer.weight.data.clone(), (layer.in_features, layer.out_features)
+    if bits == 4:
+        made = bitsandbytes.nn.Linear4bit(
+            *features, bias=False, compute_dtype=torch.float32, quant_type="nf4"
+        )
+        made.weight = bitsandbytes.nn.Params4bit(
+            weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
+        )
+    else:
+        made = bitsandbytes.nn.Linear8bitLt(*features, bias=False, has_fp16_weights=False)
+        made.weight = bitsandbytes.nn.Int8Params(
+            weight, requires_grad=False, has_fp16_weights=False
+        )
+    made.to("cpu")  # It quantizes.
+    return made  # type: ignore[no-any-return]
+
+
+def _torchao(layer: nn.Linear, bits: int) -> nn.Module:
+    from torchao.prototype.quantization.int4 import PrototypeInt4WeightOnlyConfig
+    from torchao.quantization import Int8WeightOnlyConfig, quantize_
+
+    made = nn.Sequential(copy.deepcopy(layer))
+    quantize_(made, PrototypeInt4WeightOnlyConfig(GROUP) if bits == 4 else Int8WeightOnlyConfig())
+    return made[0]
+
+
+@torch.no_grad()
+def layers(benchmark: Benchmark) -> None:
+    """Time single layers, without adapters."""
+    for model, shapes in LAYERS.items():
+        for rows, columns in shapes:
+            generator = torch.Generator().manual_seed(0)
+            plain = nn.Linear(columns, rows, bias=False)
+            plain.weight.data = torch.randn(rows, columns, generator=generator) * 0.02
+            inputs = torch.randn(1, columns, generator=generator)
+            calls: dict[str, Callable[[], object]] = {"float32": partial(plain, inputs)}
+            half = inputs.to(torch.bfloat16)
+            calls["bfloat16"] = partial(copy.deepcopy(plain).to(torch.bfloat16), half)
+            for quantizer in QUANTIZERS:
+                for bits in BITS:
+                    layer = packed_layer(plain.weight.data, quantizer, bits)
+                    calls[f"packed {quantizer}, {bits} bits"] = partial(layer, inputs)
+                    compiled = copy.deepcopy(layer)
+                    assert qsearch_quantizers.use_compiled_product(compiled) == []
+                    calls[f"compiled {quantizer}, {bits} bits"] = partial(compiled, inputs)
+            for name, make in other_layers(copy.deepcopy(plain)).items():
+                calls[name] = partial(make(), half if "bfloat16" in name else inputs)
+            turns = 7 if rows * columns > 10**7 else LAYER_TURNS
+            times = alternate(calls, turns, clock=time.process_time)
+            _report(benchmark, f"a layer of {model}, {rows}x{columns}", times, 1)
+
+
+@torch.no_grad()
+def models(benchmark: Benchmark, cases: Mapping[str, Path], source: Path) -> None:
+    """Generate by SmolLM2: exports by their name, and the model that the libraries quantize.
+
+    Args:
+        benchmark: Where to.
+        cases: Folders of ``float32`` and of packed exports.
+        source: A GGUF file of the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    load = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
+    plain = load(cases["float32"]).eval()
+    calls: dict[str, Callable[[], object]] = {"float32": _Steps(plain)}
+    calls["bfloat16"] = _Steps(copy.deepcopy(plain).to(torch.bfloat16))
+    for name, folder in cases.items():
+        if name.startswith("packed"):
+            model = load(folder).eval()
+            calls[name] = _Steps(model)
+            assert qsearch_quantizers.use_compiled_product(model) == []
+            calls[name.replace("packed", "compiled", 1)] = _Steps(model)
+    for name in other_layers(nn.Linear(1, 1)):
+        calls[name] = _Steps(_with_layers(plain, name))
+    with _llama_cpp(source) as engines:
+        times = alternate({**calls, **engines}, TURNS, clock=time.process_time)
+    _report(benchmark, "SmolLM2", times, TOKENS)
+
+
+def _with_layers(model: nn.Module, name: str) -> nn.Module:
+    """Return a copy of a model whose layers a library quantizes."""
+    made = copy.deepcopy(model)
+    if "bfloat16" in name:
+        made.to(torch.bfloat16)
+    for path, module in list(made.named_modules()):
+        if isinstance(module, nn.Linear) and ".layers." in path:
+            made.set_submodule(path, other_layers(module)[name]())
+    return made
+
+
+class _Steps:
+    """Generates some tokens more at each call."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        first = model(torch.arange(5, 13)[None], use_cache=True)
+        self._cache, self._token = first.past_key_values, first.logits[:, -1:].argmax(dim=-1)
+        packed = (one for one in model.modules() if isinstance(one, PackedModule))
+        self._products = {module: module.compiled for module in packed}
+
+    def __call__(self) -> None:
+        for module, product in self._products.items():  # One model is run in both ways.
+            module.compiled = product
+        for _ in range(TOKENS):
+            out = self._model(self._token, past_key_values=self._cache, use_cache=True)
+            self._token = out.logits[:, -1:].argmax(dim=-1)
+
+
+class _llama_cpp:  # noqa: N801
+    """llama.cpp with a file in each of its types, on one thread."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def __enter__(self) -> dict[str, Callable[[], object]]:
+        import tempfile
+
+        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
+
+        self._ffi, self._lib = ffi, lib = get_ffi(), get_lib()
+        self._silence = ffi.callback("void(enum ggml_log_level, const char *, void *)", _nothing)
+        lib.llama_log_set(self._silence, ffi.NULL)
+        lib.llama_backend_init()
+        self._folder = tempfile.TemporaryDirectory()
+        self._held: list[Any] = []
+        return {
+            f"llama.cpp {kind}, {bits} bits": self._engine(kind, number)
+            for bits, (kind, number) in FTYPES.items()
+        }
+
+    def _engine(self, kind: str, number: int) -> Callable[[], object]:
+        ffi, lib = self._ffi, self._lib
+        path = str(Path(self._folder.name) / f"{kind}.gguf").encode()
+        defaults = lib.llama_model_quantize_default_params()
+        settings = ffi.new("llama_model_quantize_params *", defaults)
+        settings.ftype, settings.nthread, settings.allow_requantize = number, 1, True
+        assert lib.llama_model_quantize(str(self._source).encode(), path, settings) == 0
+        model_settings = lib.llama_model_default_params()
+        model = lib.llama_model_load_from_file(path, model_settings)
+        parameters = lib.llama_context_default_params()
+        parameters.n_ctx, parameters.n_threads, parameters.n_threads_batch = 512, 1, 1
+        context = lib.llama_init_from_model(model, parameters)
+        assert ffi.NULL not in (model, context)
+        self._held.append((context, model))
+        width = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
+        token = ffi.new("llama_token[]", [5])
+
+        def generate() -> None:
+            for _ in range(TOKENS):
+                assert lib.llama_decode(context, lib.llama_batch_get_one(token, 1)) == 0
+                raw = ffi.buffer(lib.llama_get_logits(context), 4 * width)
+                token[0] = int(torch.frombuffer(raw, dtype=torch.float32).argmax())
+
+        return generate
+
+    def __exit__(self, *_: object) -> None:
+        for context, model in self._held:
+            self._lib.llama_free(context)
+            self._lib.llama_model_free(model)
+        self._folder.cleanup()
+
+
+def _nothing(*_: object) -> None:
+    """Take what llama.cpp logs."""
+
+
+def _report(benchmark: Benchmark, what: str, times: Mapping[str, list[float]], tokens: int) -> None:
+    """Record milliseconds of a token, and speeds as parts of float32's; claims for the models."""
+    for name, seconds in medians(times).items():
+        speed = median_ratio(times["float32"], times[name])
+        milliseconds = 1e3 * seconds / tokens
+        benchmark.row(
+            measure=f"one token through {what}",
+            method=name,
+            **{"CPU ms": round(milliseconds, 4), "speed over float32": round(speed, 3)},
+        )
+        if what == "SmolLM2" and name.startswith("compiled"):
+            claim = f"generated tokens a CPU second: {name} over float32"
+            benchmark.claim(claim, speed, 1.0, "higher")
