@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from gguf import GGMLQuantizationType, GGUFReader
-from qsearch_coalora.llama_cpp.library import load_library
+from qsearch_coalora.export.llama_library import load_library
 
 FILE_TYPES = {
     "F32": 0,

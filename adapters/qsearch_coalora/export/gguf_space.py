@@ -35,6 +35,11 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
         InputError: If it does not; the message names layers, or says what llama.cpp lacks.
     """
     _require_types(quantizer, space)
+    return require_model(model)
+
+
+def require_model(model: ModelSpec) -> list[str]:
+    """Check that llama.cpp runs a model, whatever its weights' types; see :func:`require_space`."""
     source = locate_model(model)
     if source.gguf_file is not None:
         return unread_parts(Path(source.path) / source.gguf_file)

@@ -12,6 +12,7 @@ from typing import Any
 
 from qsearch.errors import InputError
 from qsearch_coalora.export.gguf_original import FORMAT
+from qsearch_coalora.export.llama_library import load_library, logged_errors
 
 PACKAGE = "llama_cpp_py_sync"
 
@@ -109,18 +110,15 @@ def _apart(tokenizer: Any, found: Sequence[int], expected: Sequence[int]) -> str
 @contextmanager
 def _vocabulary(path: Path) -> Iterator[Callable[[str], list[int]]]:
     """Load a file's vocabulary, and yield what gives the tokens of a text."""
-    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
-
-    ffi, lib = get_ffi(), get_lib()  # type: ignore[no-untyped-call]
-    signature = "void(enum ggml_log_level, const char *, void *)"
-    silence = ffi.callback(signature, lambda *_: None)
-    lib.llama_log_set(silence, ffi.NULL)
+    ffi, lib = load_library()
+    logged_errors()
     settings = lib.llama_model_default_params()
     settings.vocab_only = True
     model = lib.llama_model_load_from_file(str(path).encode(), settings)
     if model == ffi.NULL:
-        lib.llama_log_set(ffi.NULL, ffi.NULL)
-        raise InputError(f"--format {FORMAT}: llama.cpp cannot load the model's vocabulary")
+        raise InputError(
+            f"--format {FORMAT}: llama.cpp cannot load the model's vocabulary: {logged_errors()}"
+        )
     vocabulary = lib.llama_model_get_vocab(model)
 
     def tokens_of(text: str) -> list[int]:
@@ -133,4 +131,3 @@ def _vocabulary(path: Path) -> Iterator[Callable[[str], list[int]]]:
         yield tokens_of
     finally:
         lib.llama_model_free(model)
-        lib.llama_log_set(ffi.NULL, ffi.NULL)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qsearch.errors import EvaluationError
-from qsearch_coalora.llama_cpp.library import load_library, logged_errors
+from qsearch_coalora.export.llama_library import load_library, logged_errors
 
 AT_ONCE = 512
 """Tokens that llama.cpp computes at once, unless it is told otherwise: its own default."""

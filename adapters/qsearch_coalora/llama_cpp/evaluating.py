@@ -19,10 +19,11 @@ from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Split
 from qsearch_coalora.export.formats import GGUFExporter
 from qsearch_coalora.export.gguf import ADAPTER_FILE, MODEL_FILE
+from qsearch_coalora.export.gguf_space import require_model
 from qsearch_coalora.export.job import AdapterJob
+from qsearch_coalora.export.llama_library import load_library
 from qsearch_coalora.llama_cpp.engine import Engine, opened
-from qsearch_coalora.llama_cpp.library import load_library
-from qsearch_coalora.llama_cpp.template import Template, template_of
+from qsearch_coalora.llama_cpp.template import FileTemplate, template_of
 from qsearch_coalora.llama_cpp.timing import file_speed
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
 from qsearch_coalora.training.evaluation import evaluate_logits
@@ -64,6 +65,7 @@ def require_engine(study: StudyModel, option: str) -> None:
         )
     GGUFExporter().require_quantizer(study.quantizer)
     load_library()
+    require_model(study.model)
 
 
 @contextmanager
@@ -86,7 +88,7 @@ class FileEvaluations:
     def __init__(self, study: StudyModel) -> None:
         self._study = study
         self._folder: TemporaryDirectory[str] | None = None
-        self._template: Template | None = None
+        self._template: FileTemplate | None = None
 
     def evaluate(self, job: AdapterJob, split: Split, reference: Reference | None) -> Evaluation:
         """Write a configuration and evaluate its file on a split; see :func:`evaluate_files`."""

@@ -19,7 +19,7 @@ from qsearch_quantizers.gguf.ggml_library import quantize_rows
 from qsearch_quantizers.gguf.ggml_types import GGMLType
 
 from qsearch.errors import InputError
-from qsearch_coalora.llama_cpp.library import PACKAGE, load_library
+from qsearch_coalora.export.llama_library import PACKAGE, load_library
 
 _F32 = 0
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_size_t

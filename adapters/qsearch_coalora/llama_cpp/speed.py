@@ -24,9 +24,9 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import HEAD, LayerSpec
 from qsearch_coalora.export.ggml_weights import planned_type
 from qsearch_coalora.export.job import AdapterJob
+from qsearch_coalora.export.llama_library import package_version
 from qsearch_coalora.llama_cpp.evaluating import NAME, EngineFiles, require_engine, written
 from qsearch_coalora.llama_cpp.ggml import cpu_features, products
-from qsearch_coalora.llama_cpp.library import package_version
 from qsearch_coalora.llama_cpp.timing import PROMPT, clock, file_speed
 from qsearch_coalora.training.study_model import StudyModel
 

@@ -25,7 +25,7 @@ _Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Template:
+class FileTemplate:
     """An exported file, and by the name of a tensor the layer in it, with the order of its rows."""
 
     path: Path
@@ -63,7 +63,7 @@ class Template:
             stream.write(bytes(start + offset - stream.tell()))
 
 
-def template_of(job: AdapterJob, path: Path) -> Template | None:
+def template_of(job: AdapterJob, path: Path) -> FileTemplate | None:
     """Return the template that the file of a configuration is, or None if its layers are not clear.
 
     A layer is the tensor that has its rows, in whatever order.
@@ -85,7 +85,7 @@ def template_of(job: AdapterJob, path: Path) -> Template | None:
         if name in layers or not (blocks[order] == rows).all():
             return None
         layers[name] = position, order
-    return Template(path, header, layers)
+    return FileTemplate(path, header, layers)
 
 
 def _matrices(header: Header, content: _Bytes) -> Iterator[tuple[StoredTensor, _Bytes]]:

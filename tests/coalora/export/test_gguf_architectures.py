@@ -26,8 +26,7 @@ from qsearch.spec.sections import ModelSpec
 from tests.coalora.conftest import small_config
 from tests.coalora.export.gguf_converter import FACTS, facts_of
 from tests.coalora.export.small_models import CONFIGS, LLAMA3, TEXT, save_model, write_float
-from tests.coalora.exported import export, weight_files
-from tests.coalora.llama_cpp import engine_logits
+from tests.coalora.exported import engine_logits, export, weight_files
 
 gguf = pytest.importorskip("gguf")
 pytest.importorskip("llama_cpp_py_sync", reason="the extra gguf is not installed")

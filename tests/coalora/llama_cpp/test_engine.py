@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from qsearch_coalora.export.llama_library import load_library
 from qsearch_coalora.llama_cpp import engine as module
 from qsearch_coalora.llama_cpp.engine import opened
-from qsearch_coalora.llama_cpp.library import load_library
 from qsearch_coalora.llama_cpp.timing import PROMPT, file_speed
 
 from qsearch.errors import EvaluationError, InputError

@@ -45,7 +45,7 @@ def test_study_is_read_as_data(study: Path) -> None:
 @pytest.mark.parametrize(
     ("field", "allowed"),
     [
-        ("search__round", "average_bits, bytes, candidates, initial"),
+        ("search__round", "average_bits, budgets, bytes, candidates, initial"),
         ("search__stop__minutes", "evaluations, hours, patience, tolerance"),
         ("serch", "failures, model, name, quantizer"),
     ],

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from qsearch_coalora.export.llama_library import load_library
 from qsearch_quantizers.gguf import ggml_library
 from qsearch_quantizers.gguf.ggml_types import TYPES, GGMLType
 from qsearch_quantizers.gguf.quantizer import DEFAULT, GGUF
@@ -145,11 +146,7 @@ def llama_quantize(source: Path, target: Path, file_type: int) -> Mapping[str, t
 
     It is the matrix of :func:`importance`.
     """
-    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
-
-    ffi, lib = get_ffi(), get_lib()
-    silence = ffi.callback("void(enum ggml_log_level, const char *, void *)", lambda *_: None)
-    lib.llama_log_set(silence, ffi.NULL)
+    ffi, lib = load_library()
     settings = lib.llama_model_quantize_default_params()
     settings.ftype, settings.pure, settings.nthread = file_type, True, 1
     matrix = ffi.new("struct llama_model_imatrix_data[]", len(WEIGHTS) + 1)
