@@ -82,7 +82,7 @@ def test_pick_prints_the_best_configuration_under_the_budget(picked, record: Stu
         "trial", "round", "average_bits", "loss", "standard_error", "estimated_loss",
         "estimated_loss_std", "metrics", "seen",
         "configuration", "average_bits_with_adapter", "file_bytes", "memory_bytes",
-        "memory_tokens", "difference", "smallest_alike",
+        "memory_tokens", "speed", "difference", "smallest_alike",
     }  # fmt: skip
     assert found["estimated_loss"] is None  # The fake task does not count its examples.
 
