@@ -63,6 +63,7 @@ _STUDIES = {
             "space.tied=none",
             "trainer.init=shared",
             "trainer.cache_mebibytes=6144",
+            "task.length=128",
             "task.validation_tokens=512",
         ),
         ("task.validation_tokens=4608",),
