@@ -12,6 +12,7 @@ is finished stays under ``runs/engines``, so a benchmark that was killed continu
 from __future__ import annotations
 
 import gc
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -19,11 +20,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pandas as pd
 import torch
 from gguf import GGUFReader
 from qsearch_coalora.export.formats import GGUFExporter
+from qsearch_coalora.export.gguf_original import gguf_names
 from qsearch_coalora.llama_cpp.evaluating import EngineFiles, evaluate_files, written
 from qsearch_coalora.llama_cpp.timing import file_speed
 from qsearch_coalora.methods.ptq import PTQTrainer
@@ -182,10 +183,10 @@ def measure(name: str, model: Model) -> None:
     trainer = components.trainer
     assert isinstance(trainer, PTQTrainer)
     load_last_state(folder / "study", record, trainer)
-    kept = _Kept(folder / "measured.json")
+    kept, bits_within = _Kept(folder / "measured.json"), bits_within_file(trainer)
     rows = []
     for preset, path in presets.items():
-        own = _best_within(record, trainer, path.stat().st_size)
+        own = _best_within(record, bits_within(path.stat().st_size))
         row = {"preset": preset, "llama.cpp": kept.of(path.name, partial(in_engine, trainer, path))}
         if own is not None:
             row["trial"] = int(own["trial"])
@@ -211,7 +212,7 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
     source, unquantized = Path(model.path) / model.gguf_file, folder / "F32.gguf"
     if not unquantized.is_file():
         quantize(source, unquantized, "F32")
-    files: dict[str, Path] = {}
+    files: dict[bytes, tuple[str, Path]] = {}
     matrix = importance_matrix(trainer, source)
     for preset in PRESETS:
         path = folder / f"{preset}.gguf"
@@ -221,28 +222,27 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
         except RuntimeError as error:
             print(f"{preset}: {error}", flush=True)
             continue
-        if all(path.read_bytes() != other.read_bytes() for other in files.values()):
-            files[preset] = path
+        with path.open("rb") as stream:
+            files.setdefault(hashlib.file_digest(stream, "sha256").digest(), (preset, path))
     assert spec.search.bits is not None
     low, high = spec.search.bits
-    bits = sorted({_bits_within(trainer, path.stat().st_size) for path in files.values()})
+    presets, bits_within = dict(files.values()), bits_within_file(trainer)
+    bits = sorted({bits_within(path.stat().st_size) for path in presets.values()})
     budgets = tuple(one for one in bits if low < one <= high)
     del trainer
     gc.collect()
-    return files, budgets
+    return presets, budgets
 
 
 def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
     """Return the mean squares of each layer's inputs that the study quantizes by, by tensor."""
     fields = GGUFReader(source).fields
     architecture = str(fields["general.architecture"].contents())
-    numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
-    blocks = int(fields[f"{architecture}.block_count"].contents())
-    names = gguf.get_tensor_name_map(numbers[architecture], blocks)
+    name_of = gguf_names(architecture, int(fields[f"{architecture}.block_count"].contents()))
     paths = trainer.export_job(_any_configuration(trainer)).paths
     moments = trainer.study.adapted.weights.moments
     return {
-        names.get_name(f"{path}.weight", try_suffixes=(".weight",)): moment.contiguous().numpy()
+        str(name_of(f"{path}.weight")): moment.contiguous().numpy()
         for path, layer, moment in zip(paths, trainer.layers(), moments, strict=True)
         if moment is not None and not layer.is_table
     }
@@ -259,8 +259,8 @@ def _any_configuration(trainer: PTQTrainer) -> Configuration:
     )
 
 
-def _bits_within(trainer: PTQTrainer, nbytes: int) -> float:
-    """Return the average bits of a study's configurations whose file takes so many bytes.
+def bits_within_file(trainer: PTQTrainer) -> Callable[[int], float]:
+    """Return what gives the average bits of the configurations whose file takes so many bytes.
 
     ggml's types fill their bytes, so a file's are an affine function of average bits, but for the
     padding of tensors to 32 bytes.
@@ -269,12 +269,12 @@ def _bits_within(trainer: PTQTrainer, nbytes: int) -> float:
     (whole,) = GGUFExporter().weight_bytes(trainer.export_job(configuration)).values()
     (bits,) = trainer.study.average_bits([configuration])
     weights = sum(layer.parameters for layer in trainer.layers())
-    return bits + (nbytes - whole) * 8 / weights
+    return lambda nbytes: bits + (nbytes - whole) * 8 / weights
 
 
-def _best_within(record: StudyRecord, trainer: PTQTrainer, nbytes: int) -> pd.Series | None:
+def _best_within(record: StudyRecord, bits: float) -> pd.Series | None:
     rows = record.latest
-    fitting = rows[rows["average_bits"] <= _bits_within(trainer, nbytes)]
+    fitting = rows[rows["average_bits"] <= bits]
     return None if fitting.empty else best_among(fitting, record.objective)
 
 

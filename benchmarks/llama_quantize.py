@@ -14,7 +14,10 @@ from qsearch_coalora.export.llama_library import load_library
 FILE_TYPES = {
     "F32": 0,
     "Q4_0": 2,
+    "Q4_1": 3,
     "Q8_0": 7,
+    "Q5_0": 8,
+    "Q5_1": 9,
     "Q2_K": 10,
     "Q3_K_S": 11,
     "Q3_K_M": 12,
@@ -24,11 +27,13 @@ FILE_TYPES = {
     "Q5_K_S": 16,
     "Q5_K_M": 17,
     "Q6_K": 18,
+    "IQ2_XXS": 19,
     "IQ3_XXS": 23,
     "IQ4_NL": 25,
     "IQ3_S": 26,
     "IQ3_M": 27,
     "IQ4_XS": 30,
+    "MXFP4_MOE": 38,
 }
 """Numbers of ``llama_ftype``, which the command line of llama-quantize calls presets."""
 
@@ -39,6 +44,7 @@ def quantize(
     preset: str,
     matrix: Mapping[str, npt.NDArray[np.float32]] | None = None,
     types: Mapping[str, str] | None = None,
+    pure: bool = False,
 ) -> None:
     """Quantize a GGUF file on one thread.
 
@@ -48,6 +54,7 @@ def quantize(
         preset: One of :data:`FILE_TYPES`.
         matrix: The importance matrix: mean squares of each tensor's inputs, by its name.
         types: ggml's types by pattern of tensor names, for tensors that the preset does not decide.
+        pure: Whether all weights have the preset's own type, as far as their rows take it.
 
     Raises:
         RuntimeError: If llama.cpp refuses.
@@ -56,6 +63,7 @@ def quantize(
     params: Any = ffi.new("llama_model_quantize_params *")
     params[0] = library.llama_model_quantize_default_params()
     params.ftype, params.nthread, params.allow_requantize = FILE_TYPES[preset], 1, True
+    params.pure = pure
     # What a structure points to must live as long as the call.
     names = [ffi.new("char[]", pattern.lower().encode()) for pattern in types or {}]
     overrides = ffi.new("struct llama_model_tensor_override[]", len(names) + 1)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import qsearch_quantizers
 import torch
+from qsearch_coalora.llama_cpp.engine import Engine, opened
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 from qsearch_quantizers.packed.bit_packing import packed_tensors
@@ -22,6 +25,7 @@ from qsearch_quantizers.packed.linear import PackedLinear
 from qsearch_quantizers.packed.weight import PackedModule
 from torch import Tensor, nn
 
+from benchmarks.llama_quantize import quantize
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
 from qsearch.space.configuration import LayerConfiguration
@@ -36,9 +40,8 @@ LAYERS = {
 }
 """Output and input features of layers."""
 TOKENS, TURNS, LAYER_TURNS = 3, 9, 41
-FTYPES = {4: ("Q4_0", 2), 8: ("Q8_0", 7)}
-"""llama.cpp's types and the numbers that it quantizes files by; rows of 576 have none of 2 and
-3 bits."""
+FTYPES = {4: "Q4_0", 8: "Q8_0"}
+"""llama.cpp's types by bits; rows of 576 have none of 2 and 3 bits."""
 GROUP = 64
 
 
@@ -188,62 +191,30 @@ class _Steps:
             self._token = out.logits[:, -1:].argmax(dim=-1)
 
 
-class _llama_cpp:  # noqa: N801
-    """llama.cpp with a file in each of its types, on one thread."""
-
-    def __init__(self, source: Path) -> None:
-        self._source = source
-
-    def __enter__(self) -> dict[str, Callable[[], object]]:
-        import tempfile
-
-        from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
-
-        self._ffi, self._lib = ffi, lib = get_ffi(), get_lib()
-        self._silence = ffi.callback("void(enum ggml_log_level, const char *, void *)", _nothing)
-        lib.llama_log_set(self._silence, ffi.NULL)
-        lib.llama_backend_init()
-        self._folder = tempfile.TemporaryDirectory()
-        self._held: list[Any] = []
-        return {
-            f"llama.cpp {kind}, {bits} bits": self._engine(kind, number)
-            for bits, (kind, number) in FTYPES.items()
-        }
-
-    def _engine(self, kind: str, number: int) -> Callable[[], object]:
-        ffi, lib = self._ffi, self._lib
-        path = str(Path(self._folder.name) / f"{kind}.gguf").encode()
-        defaults = lib.llama_model_quantize_default_params()
-        settings = ffi.new("llama_model_quantize_params *", defaults)
-        settings.ftype, settings.nthread, settings.allow_requantize = number, 1, True
-        assert lib.llama_model_quantize(str(self._source).encode(), path, settings) == 0
-        model_settings = lib.llama_model_default_params()
-        model = lib.llama_model_load_from_file(path, model_settings)
-        parameters = lib.llama_context_default_params()
-        parameters.n_ctx, parameters.n_threads, parameters.n_threads_batch = 512, 1, 1
-        context = lib.llama_init_from_model(model, parameters)
-        assert ffi.NULL not in (model, context)
-        self._held.append((context, model))
-        width = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
-        token = ffi.new("llama_token[]", [5])
-
-        def generate() -> None:
-            for _ in range(TOKENS):
-                assert lib.llama_decode(context, lib.llama_batch_get_one(token, 1)) == 0
-                raw = ffi.buffer(lib.llama_get_logits(context), 4 * width)
-                token[0] = int(torch.frombuffer(raw, dtype=torch.float32).argmax())
-
-        return generate
-
-    def __exit__(self, *_: object) -> None:
-        for context, model in self._held:
-            self._lib.llama_free(context)
-            self._lib.llama_model_free(model)
-        self._folder.cleanup()
+@contextmanager
+def _llama_cpp(source: Path) -> Iterator[dict[str, Callable[[], object]]]:
+    """Give llama.cpp with a file in each of its types, on one thread."""
+    with ExitStack() as stack:
+        folder, engines = Path(stack.enter_context(TemporaryDirectory())), {}
+        for bits, kind in FTYPES.items():
+            path = folder / f"{kind}.gguf"
+            quantize(source, path, kind)
+            engine = stack.enter_context(opened(path, 512, threads=1))
+            engines[f"llama.cpp {kind}, {bits} bits"] = _generation(engine)
+        yield engines
 
 
-def _nothing(*_: object) -> None:
-    """Take what llama.cpp logs."""
+def _generation(engine: Engine) -> Callable[[], object]:
+    ffi, library = engine.ffi, engine.library
+    width, token = engine.vocabulary, ffi.new("llama_token[]", [5])
+
+    def generate() -> None:
+        for _ in range(TOKENS):
+            engine.decode(library.llama_batch_get_one(token, 1))
+            raw = ffi.buffer(library.llama_get_logits(engine.context), 4 * width)
+            token[0] = int(torch.frombuffer(raw, dtype=torch.float32).argmax())
+
+    return generate
 
 
 def _report(benchmark: Benchmark, what: str, times: Mapping[str, list[float]], tokens: int) -> None:

@@ -44,8 +44,8 @@ def write_model(folder: Path, hidden: int = 128, intermediate: int = 256) -> Non
 def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
     """Write the model's tensors under GGUF's names, with what llama.cpp reads to quantize them.
 
-    Rows of query and key are not in llama.cpp's order, and there is no tokenizer, so that it is not
-    for running.
+    Rows of query and key are not in llama.cpp's order, and a tokenizer is missing, so that it
+    is not for running.
     """
     config = model.config
     writer = gguf.GGUFWriter(path, "llama")

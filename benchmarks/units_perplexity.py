@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from qsearch_coalora.llama_cpp.engine import opened
 from qsearch_coalora.models.precision import source_precision
 from qsearch_coalora.models.source import locate_model
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
@@ -38,6 +37,8 @@ AGREEMENT = 0.01
 Corpus = Literal["wikitext2", "docstrings"]
 
 _AT_ONCE = 256
+"""Tokens that llama.cpp computes at once."""
+
 """Tokens that llama.cpp decodes at once: the logits of all are kept."""
 
 
@@ -136,10 +137,11 @@ def _loss(module: torch.nn.Module, task: CausalLanguageModelling) -> tuple[float
 def llama_cpp_loss(path: Path, rows: Sequence[torch.Tensor]) -> float:
     """Return llama.cpp's mean loss over all tokens but the first of each sequence, in nats."""
     total, count = 0.0, 0
-    with _llama_cpp(path, max(map(len, rows))) as logits_of:
+    # More threads wait for each other in loops, which takes minutes where cores are shared.
+    with opened(path, max(map(len, rows)), threads=1, at_once=_AT_ONCE) as engine:
         for row in rows:
             tokens, at = row.tolist(), 0
-            for logits in logits_of(tokens):
+            for logits in engine.logits(tokens):
                 # Each predicts the token after it, the last one nothing.
                 following = tokens[at + 1 : at + 1 + len(logits)]
                 at += len(logits)
@@ -149,54 +151,6 @@ def llama_cpp_loss(path: Path, rows: Sequence[torch.Tensor]) -> float:
                 total -= picked.double().sum().item()
                 count += len(following)
     return total / count
-
-
-@contextmanager
-def _llama_cpp(path: Path, length: int) -> Iterator[Any]:
-    """Load a GGUF file; yields a function from a sequence's tokens to pieces of their logits."""
-    from llama_cpp_py_sync._cffi_bindings import get_ffi, get_lib
-
-    lib, ffi = get_lib(), get_ffi()
-
-    @ffi.callback("void(enum ggml_log_level, const char *, void *)")
-    def quiet(level: Any, text: Any, data: Any) -> None:
-        """Drop what llama.cpp logs."""
-
-    lib.llama_log_set(quiet, ffi.NULL)
-    lib.llama_backend_init()
-    model = lib.llama_model_load_from_file(str(path).encode(), lib.llama_model_default_params())
-    if model == ffi.NULL:
-        raise RuntimeError(f"llama.cpp cannot load {path}")
-    options = lib.llama_context_default_params()
-    options.n_ctx, options.n_batch, options.n_ubatch = length, _AT_ONCE, _AT_ONCE
-    # More of them wait for each other in loops, which takes minutes where cores are shared.
-    options.n_threads = options.n_threads_batch = 1
-    context = lib.llama_init_from_model(model, options)
-    words = lib.llama_vocab_n_tokens(lib.llama_model_get_vocab(model))
-
-    def logits_of(tokens: Sequence[int]) -> Iterator[np.ndarray]:
-        lib.llama_memory_clear(lib.llama_get_memory(context), True)
-        for first in range(0, len(tokens), _AT_ONCE):
-            piece = tokens[first : first + _AT_ONCE]
-            batch = lib.llama_batch_init(len(piece), 0, 1)
-            batch.n_tokens = len(piece)
-            for place, token in enumerate(piece):
-                batch.token[place], batch.pos[place] = token, first + place
-                batch.n_seq_id[place], batch.logits[place] = 1, 1
-                batch.seq_id[place][0] = 0
-            failed = lib.llama_decode(context, batch)
-            lib.llama_batch_free(batch)
-            if failed:
-                raise RuntimeError(f"llama.cpp: decoding failed with {failed}")
-            nbytes = len(piece) * words * np.dtype(np.float32).itemsize
-            content = ffi.buffer(lib.llama_get_logits(context), nbytes)
-            yield np.frombuffer(content, np.float32).reshape(len(piece), words).copy()
-
-    try:
-        yield logits_of
-    finally:
-        lib.llama_free(context)
-        lib.llama_model_free(model)
 
 
 def measure_perplexity(name: str, benchmark: Benchmark) -> None:

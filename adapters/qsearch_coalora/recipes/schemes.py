@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+from qsearch_quantizers.integer.ggml_blocks import BLOCK, TYPES
+
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.plugins.quantizer_capabilities import SupportsShapeChoices
@@ -14,10 +16,6 @@ from qsearch.space.configuration import LayerConfiguration
 
 Shape = tuple[int, int]
 Scheme = TypeVar("Scheme")
-
-_BLOCK = 32
-_SYMMETRIC_TYPES = {4: "Q4_0", 8: "Q8_0"}
-"""ggml's types of symmetric integers with a scale of 16 bits for 32 weights, by bits."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +66,9 @@ def ggml_type(quantizer: Quantizer, shape: Shape, configuration: LayerConfigurat
     if isinstance(quantizer, SupportsGGMLTypes):
         return quantizer.ggml_type(shape, configuration)
     scheme = integer_scheme(quantizer, shape, configuration)
-    if scheme is None or not scheme.symmetric or scheme.group_size != _BLOCK or shape[1] % _BLOCK:
+    if scheme is None or not scheme.symmetric or scheme.group_size != BLOCK or shape[1] % BLOCK:
         return None
-    return _SYMMETRIC_TYPES.get(scheme.bits)
+    return TYPES.get(scheme.bits)
 
 
 def choices_by_scheme(

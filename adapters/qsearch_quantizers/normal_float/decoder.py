@@ -102,7 +102,7 @@ class NormalFloatDecoder(KnobDecoder):
         tensors = quantized.tensors
         scales = block_scales(tensors["scale_codes"], tensors["scales"], configuration)
         packed = halves_swapped(tensors["codes"], bits)
-        # A block that goes on in the next row is several groups.
+        # A block that continues in the next row is several groups.
         common = math.gcd(size, columns)
         starts = torch.arange(0, rows * columns, common) // size
         return LevelWeight(

@@ -120,7 +120,7 @@ def use_compiled_product(model: nn.Module) -> list[str]:
         are no whole words of codes, or that are not on the CPU.
 
     Raises:
-        InputError: If there is no compiler, or it fails.
+        InputError: If the machine has no compiler, or it fails.
     """
     _library()
     others = []

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from qsearch_coalora.export.llama_library import load_library
 from qsearch_quantizers.gguf import ggml_library
 from qsearch_quantizers.gguf.ggml_types import TYPES, GGMLType
 from qsearch_quantizers.gguf.quantizer import DEFAULT, GGUF
@@ -121,17 +120,18 @@ def float_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-FILE_TYPES = {"IQ2_XXS": 19, "Q2_K": 10, "IQ3_XXS": 23, "Q3_K": 11, "IQ3_S": 26, "MXFP4": 38}
-FILE_TYPES |= {"IQ4_XS": 30, "Q4_0": 2, "IQ4_NL": 25, "Q4_K": 14, "Q4_1": 3, "Q5_0": 8, "Q5_K": 16}
-FILE_TYPES |= {"Q5_1": 9, "Q6_K": 18, "Q8_0": 7}
-"""``llama_ftype`` of llama.h, for files whose weights are all of one type."""
+PRESETS = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S", "MXFP4": "MXFP4_MOE"}
+"""llama.cpp's presets whose own type has another name."""
+
+QUANTIZED = ("IQ2_XXS", "Q2_K", "IQ3_XXS", "Q3_K", "IQ3_S", "MXFP4", "IQ4_XS", "Q4_0", "IQ4_NL")
+QUANTIZED += ("Q4_K", "Q4_1", "Q5_0", "Q5_K", "Q5_1", "Q6_K", "Q8_0")
 
 
-@pytest.mark.parametrize("name", FILE_TYPES)
+@pytest.mark.parametrize("name", QUANTIZED)
 def test_weights_are_those_of_llama_quantize_to_the_byte(
     float_file: Path, tmp_path: Path, name: str
 ) -> None:
-    quantized = llama_quantize(float_file, tmp_path / "out.gguf", FILE_TYPES[name])
+    quantized = llama_quantize(float_file, tmp_path / "out.gguf", PRESETS.get(name, name))
     for tensor, weight in WEIGHTS.items():
         kind, expected = quantized[tensor]
         shape = (weight.shape[0], weight.shape[1])
@@ -141,22 +141,15 @@ def test_weights_are_those_of_llama_quantize_to_the_byte(
         assert EVERY.takes(shape, of_type(name)) == (kind == name)
 
 
-def llama_quantize(source: Path, target: Path, file_type: int) -> Mapping[str, tuple[str, Any]]:
+def llama_quantize(source: Path, target: Path, preset: str) -> Mapping[str, tuple[str, Any]]:
     """Have llama.cpp quantize a file by an importance matrix; return each tensor's type and bytes.
 
     It is the matrix of :func:`importance`.
     """
-    ffi, lib = load_library()
-    settings = lib.llama_model_quantize_default_params()
-    settings.ftype, settings.pure, settings.nthread = file_type, True, 1
-    matrix = ffi.new("struct llama_model_imatrix_data[]", len(WEIGHTS) + 1)
-    kept = []
-    for entry, (name, weight) in zip(matrix, WEIGHTS.items(), strict=False):
-        values = importance(weight.shape[1]).numpy()
-        kept += [ffi.new("char[]", name.encode()), ffi.from_buffer("float[]", values)]
-        entry.name, entry.data, entry.size = kept[-2], kept[-1], len(values)
-    settings.imatrix = matrix
-    assert lib.llama_model_quantize(str(source).encode(), str(target).encode(), [settings]) == 0
+    from benchmarks.llama_quantize import quantize  # It imports gguf.
+
+    matrix = {name: importance(weight.shape[1]).numpy() for name, weight in WEIGHTS.items()}
+    quantize(source, target, preset, matrix, pure=True)
     reader = gguf.GGUFReader(target)
     return {
         one.name: (one.tensor_type.name, one.data.view(np.uint8).copy()) for one in reader.tensors
