@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from qsearch.plugins.tensor_layout import IntegerWeight
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BLOCK = 32
 """Weights that share a scale in the types Q4_0 and Q8_0."""
@@ -35,6 +37,8 @@ def ggml_blocks(weight: IntegerWeight) -> Tensor:
     Returns:
         Bytes (output features × bytes of a row), uint8, on the CPU.
     """
+    import torch  # Recipes read the tables of this module, and start without torch.
+
     rows, columns = weight.codes.shape
     codes = weight.codes.cpu().view(rows, -1, BLOCK)
     blocks = columns // BLOCK
