@@ -97,7 +97,7 @@ postgres: | axe
 		failed=$$?; rm -f $(NO_CLUSTER); exit $$failed; \
 	else echo "PostgreSQL is not installed: its tests will be skipped"; fi
 
-bench-engines bench-paper bench-recipes bench-units: $(VENV)/.ready-bench
+bench-engines bench-paper bench-peers bench-recipes bench-units: $(VENV)/.ready-bench
 bench-%: $(VENV)/.ready-test
 	$(BIN)/python -m benchmarks.$*
 

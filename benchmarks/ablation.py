@@ -21,8 +21,8 @@ from torch import Tensor
 from benchmarks import stand_in
 from benchmarks.confidence import interval
 from benchmarks.objectives import Objective
-from benchmarks.peers.protocol import Problem, Proposals, run_peer
 from benchmarks.recording import Benchmark
+from benchmarks.search_methods.protocol import Problem, Proposals, run_peer
 from benchmarks.search_runs import (
     by_evaluation,
     hypervolumes,

@@ -15,8 +15,8 @@ import torch
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
 
 from benchmarks.objectives import BITS
-from benchmarks.peers import PEERS, Peer, Problem, Proposals
 from benchmarks.recording import Benchmark
+from benchmarks.search_methods import PEERS, Peer, Problem, Proposals
 from benchmarks.searchers import Variant, qsearch_searcher
 from qsearch._arrays import Floats, Integers
 from qsearch.models.quantization_error import quantization_errors

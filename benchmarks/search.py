@@ -18,8 +18,8 @@ import plotly.graph_objects as go
 
 from benchmarks import search_tables, stand_in
 from benchmarks.objectives import Objective, known_objective, minilm_sst2, smollm2_wikitext2
-from benchmarks.peers import PEERS
 from benchmarks.recording import Benchmark
+from benchmarks.search_methods import PEERS
 from benchmarks.search_runs import Losses, Run, record_run, recorded_runs
 from benchmarks.searchers import SEARCHERS
 

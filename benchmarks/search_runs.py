@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.objectives import BITS, DATA, Objective
-from benchmarks.peers.ladders import ladder_of
-from benchmarks.peers.protocol import Peer, Problem, run_peer
+from benchmarks.search_methods.ladders import ladder_of
+from benchmarks.search_methods.protocol import Peer, Problem, run_peer
 from qsearch._arrays import Floats, Integers
 from qsearch.search.pareto import reference_point
 from qsearch.storage.files import write_atomically

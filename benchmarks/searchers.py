@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals
+from benchmarks.search_methods.protocol import Archive, Peer, Problem, Proposals
 from qsearch.search.candidate_pool import Evaluated, SearchSettings, candidate_pool
 from qsearch.search.next_candidate import next_candidate
 from qsearch.search.pareto import segment_edges

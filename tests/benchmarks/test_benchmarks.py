@@ -15,11 +15,11 @@ from benchmarks import candidates, search_runs, search_tables, stand_in, unseen
 from benchmarks.candidates import BATCH, problem_of, seconds_of
 from benchmarks.memory import peak_memory
 from benchmarks.objectives import Objective
-from benchmarks.peers import Archive, Peer, Problem, Proposals
-from benchmarks.peers.allocation import random_peer
 from benchmarks.recording import Benchmark, Claim, parts_to_measure
 from benchmarks.sampling_noise import fitted_to, sampling_noise_std
 from benchmarks.search import PLANS
+from benchmarks.search_methods import Archive, Peer, Problem, Proposals
+from benchmarks.search_methods.allocation import random_peer
 from benchmarks.search_runs import Losses, Run, hypervolumes, record_run
 from benchmarks.searchers import qsearch_searcher
 from qsearch._arrays import Floats, Integers

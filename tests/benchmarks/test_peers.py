@@ -1,254 +1,122 @@
-"""What every peer of the search benchmark must do, on a small additive objective."""
+"""Allocations of other tools next to qsearch's: what is written, chosen and claimed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
+import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.peers import PEERS, Peer, Problem, Proposals, run_peer
-from benchmarks.peers.amq import AMQSettings
-from benchmarks.peers.evopress import EvoPressSettings, evopress_peer
-from qsearch._arrays import Floats, Integers
-from qsearch.errors import InputError
-from qsearch.search.allocation import allocate
-from qsearch.search.pareto import hypervolume
-from qsearch.space.configuration import Choices, Knob
-from qsearch.space.configuration_space import ConfigurationSpace
-from qsearch.space.sampling import sample_configurations
-from tests.engine.fake_study import NORMAL_FLOAT, bits_of, make_layers, uniform
+from benchmarks import peers
+from benchmarks.peer_tools.bayesian_blocks import first_sample
+from benchmarks.peer_tools.greedy_kl import greedy
+from benchmarks.peer_tools.inputs import (
+    Inputs,
+    read_allocations,
+    read_inputs,
+    write_allocations,
+)
+from benchmarks.recording import Benchmark
 
-BITS = (2.25, 7.25)
-REFERENCE = (1.0, 7.25)
-SLOW = {"ax", "ax-one-restart", "optuna-gp"}
-EACH = pytest.mark.parametrize("name", list(PEERS))
-
-
-pytestmark = pytest.mark.usefixtures("fake_plugins")  # They keep PyTorch on one core.
-
-LAYERS = tuple(layer for layer in make_layers(1) if layer.role != "gate")
-SPACE = ConfigurationSpace(LAYERS, NORMAL_FLOAT, bits_of(NORMAL_FLOAT))
-TWO_KNOBS = Choices((Knob("bits", (2, 3, 4, 8)), Knob("group_size", (16, 32, 64))))
-FEW = ConfigurationSpace(LAYERS, TWO_KNOBS, bits_of(TWO_KNOBS))
-SENSITIVITY = np.array([0.02, 0.05, 0.01, 0.1, 1.0, 0.3])
+INPUTS = Inputs(
+    plan="plan.yaml",
+    sizes=(3.5, 4.25),
+    bits=(2, 3, 4, 8),
+    group_size=64,
+    tied=(("q_proj", "k_proj"),),
+    tokens=((1, 2, 3), (4, 5, 6)),
+)
 
 
-def problem(
-    start: int = 0, space: ConfigurationSpace = SPACE, bits: tuple[float, float] = BITS
-) -> Problem:
-    """Scores that fall fourfold a bit, times sensitivity, and random configurations known."""
-    scores = SENSITIVITY[:, None] * 4.0 ** (2 - space.bits_table)[None]
-    known = sample_configurations(space, start, bits, np.random.default_rng(start))
-    unknown = sample_configurations(space, 0, bits, np.random.default_rng(0))
-    cold = Problem(space, bits, unknown, np.zeros(0), scores, REFERENCE)
-    return replace(cold, start=known, start_loss=np.array([loss(cold)(row) for row in known]))
+def test_tools_read_the_inputs_that_were_written(tmp_path: Path) -> None:
+    INPUTS.write(tmp_path)
+    assert read_inputs(tmp_path) == INPUTS
 
 
-def problem_of(name: str, start: int = 0) -> Problem:
-    """With two knobs instead of five for the peers that take seconds a candidate."""
-    return problem(start, FEW if name in SLOW else SPACE)
+def test_allocations_are_read_as_they_were_written(tmp_path: Path) -> None:
+    found = {3.5: {"a": 3, "b": 4}, 4.25: {"a": 4, "b": 4}}
+    write_allocations(tmp_path / "found.json", found)
+    assert read_allocations(tmp_path / "found.json") == found
 
 
-def loss(given_problem: Problem) -> Callable[[Integers], float]:
-    """The objective, for which the scores are the truth."""
-
-    def evaluate(index: Integers) -> float:
-        return 0.3 + float(given_problem.scores[np.arange(len(index)), index].sum())
-
-    return evaluate
-
-
-def run(
-    peer: Peer, given_problem: Problem, evaluations: int, seed: int = 0
-) -> tuple[Integers, Floats]:
-    generator = np.random.default_rng(seed)
-    return run_peer(peer, given_problem, loss(given_problem), evaluations, generator)
+def test_greedy_takes_the_largest_gain_per_bit_that_fits() -> None:
+    change = np.array([[0.0, -0.2, -0.3], [0.0, -0.1, -0.9]])
+    bits, share = np.array([3.25, 4.25, 8.25]), np.array([0.5, 0.5])
+    # One bit more for a half of the weights takes 0.5: the first group's gains the most for it.
+    assert greedy(change, bits, share, 3.75).tolist() == [1, 0]
+    assert greedy(change, bits, share, 8.25).tolist() == [2, 2]
 
 
-def volume(found: Integers, losses: Floats) -> float:
-    return hypervolume(np.column_stack([losses, SPACE.average_bits(found)]), REFERENCE)
+def test_greedy_never_exceeds_its_budget_and_leaves_what_makes_it_worse() -> None:
+    generator = np.random.default_rng(0)
+    bits = np.array([3.25, 4.25, 8.25])
+    for budget in np.linspace(3.25, 8.25, 11):
+        change = generator.normal(-0.1, 0.2, size=(20, 3))
+        change[:, 0] = 0.0
+        share = generator.dirichlet(np.ones(20))
+        level = greedy(change, bits, share, float(budget))
+        assert (bits[level] * share).sum() <= budget + 1e-9
+        assert (change[np.arange(20), level] <= 0).all()
 
 
-pytestmark = pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("size", [3.5, 4.0, 4.25, 5.0])
+def test_first_samples_have_the_budget_in_the_mean(size: float) -> None:
+    generator = np.random.default_rng(0)
+    sensitivity = generator.lognormal(size=40)
+    drawn = [first_sample(INPUTS, size, sensitivity, generator) for _ in range(500)]
+    assert np.mean(drawn) + INPUTS.scale_bits == pytest.approx(size, abs=0.12)
 
-EVALUATIONS = {"ax": 6, "ax-one-restart": 6, "optuna-gp": 11, "allocated": 12}
-"""Of peers that take long; just past their random phase."""
+
+def test_first_samples_give_more_bits_to_sensitive_blocks() -> None:
+    generator, sensitivity = np.random.default_rng(0), np.arange(20.0)
+    drawn = np.array([first_sample(INPUTS, 3.75, sensitivity, generator) for _ in range(200)])
+    assert drawn[:, 10:].mean() > drawn[:, :10].mean() + 0.5
 
 
-@pytest.fixture(scope="module")
-def cold(uncompiled: None) -> dict[str, tuple[Integers, Floats]]:
-    """What each peer proposes without a start, and the losses."""
-    return {
-        name: run(peer, problem_of(name), EVALUATIONS.get(name, 35)) for name, peer in PEERS.items()
+def record(own: list[float], other: list[float], other_bits: float = 3.4) -> dict[str, Any]:
+    """Return a record of one size: two tools, and one that did not run."""
+
+    def tool(sequences: list[float], bits: float) -> dict[str, Any]:
+        size = {"bits": bits, "kl": float(np.mean(sequences)), "perplexity": 20.0}
+        costs = {"seconds": 600.0, "seconds_of_first": 150.0, "peak_mebibytes": 2048.0}
+        return {**costs, "sizes": {"3.5": {**size, "sequences": sequences}}}
+
+    tools = {
+        "qsearch": tool(own, 3.5),
+        "AutoScheme": tool(other, other_bits),
+        "ModelOpt, KL": {"reason": "no module named modelopt"},
     }
+    return {"model": "small", "sizes": [3.5], "tools": json.loads(json.dumps(tools))}
 
 
-Cold = dict[str, tuple[Integers, Floats]]
+def claims_of(values: dict[str, Any]) -> dict[str, float]:
+    benchmark = Benchmark("peers")
+    peers.report(benchmark, "Small", values)
+    return {claim.claim: claim.value for claim in benchmark.claims}
 
 
-@EACH
-def test_a_peer_proposes_as_many_distinct_configurations_inside_as_asked_for(
-    name: str, cold: Cold
-) -> None:
-    index, _ = cold[name]
-    assert len(np.unique(index, axis=0)) == EVALUATIONS.get(name, 35)
-    assert problem_of(name).space.within(index, BITS).all()
+def test_the_claims_are_a_ratio_sizes_that_are_better_and_time() -> None:
+    claims = claims_of(record([0.10, 0.20, 0.30], [0.20, 0.31, 0.39]))
+    ratio, better, times = claims.values()
+    assert ratio == pytest.approx(0.6 / 0.9)
+    assert (better, times) == (1, 4.0)
 
 
-@EACH
-def test_the_same_generator_gives_the_same_proposals(name: str, cold: Cold) -> None:
-    count = 3 if name.startswith("ax") else len(cold[name][0])
-    again, _ = run(PEERS[name], problem_of(name), count)
-    assert np.array_equal(cold[name][0][:count], again)
+def test_a_difference_that_may_be_zero_is_not_better() -> None:
+    _, better, _ = claims_of(record([0.10, 0.20, 0.30], [0.20, 0.11, 0.39])).values()
+    assert better == 0
 
 
-@pytest.mark.parametrize("name", ["random", "optuna-tpe", "optuna-nsga2", "evopress", "amq"])
-def test_another_seed_gives_other_proposals(name: str, cold: Cold) -> None:
-    other, _ = run(PEERS[name], problem_of(name), 11, seed=1)
-    assert not np.array_equal(cold[name][0][:11], other)
+def test_an_allocation_above_the_size_is_no_rival() -> None:
+    values = record([0.2, 0.3], [0.3, 0.4])
+    values["tools"]["larger"] = record([0.2, 0.3], [0.1, 0.2], other_bits=3.6)["tools"][
+        "AutoScheme"
+    ]
+    assert any("best other (AutoScheme)" in claim for claim in claims_of(values))
 
 
-@EACH
-def test_start_configurations_are_never_proposed_again(name: str, cold: Cold) -> None:
-    known, losses = (values[:5] for values in cold[name])
-    warm = replace(problem_of(name), start=known, start_loss=losses)
-    found, _ = run(PEERS[name], warm, 1 if name.startswith("ax") else 3)
-    assert not {row.tobytes() for row in found} & {row.tobytes() for row in known}
-
-
-@pytest.mark.parametrize(
-    "name", ["ax-one-restart", "optuna-tpe", "optuna-nsga2", "optuna-gp", "evopress", "amq"]
-)
-def test_what_is_proposed_depends_on_the_losses_of_the_start(name: str) -> None:
-    known = problem_of(name, start=6 if name == "ax-one-restart" else 30)
-    other = replace(known, start_loss=known.start_loss.max() - known.start_loss)
-    # Ax begins with the centre of the space whatever it knows, EvoPress with a parent a budget,
-    # NSGA-II with a population.
-    count = {"ax-one-restart": 2, "optuna-gp": 2, "optuna-nsga2": 40, "evopress": 40}.get(name, 3)
-    assert not np.array_equal(run(PEERS[name], known, count)[0], run(PEERS[name], other, count)[0])
-
-
-@pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
-def test_a_peer_ends_when_a_small_space_is_used_up(name: str) -> None:
-    choices = Choices((Knob("bits", (2, 3)), Knob("group_size", (32,))))
-    fused = (("query", "key", "value"), ("up", "down"))
-    space = ConfigurationSpace(LAYERS, choices, bits_of(choices), fused)
-    small = replace(
-        problem(),
-        space=space,
-        bits=(2.0, 4.0),
-        start=np.zeros((0, 3), dtype=np.int64),
-        scores=4.0 ** -space.bits_table[None].repeat(3, axis=0),
-    )
-    assert 1 <= len(run(PEERS[name], small, 100)[0]) <= 2**3
-
-
-@pytest.mark.parametrize("name", sorted(set(PEERS) - SLOW))
-def test_proposals_of_a_narrow_interval_stay_inside(name: str) -> None:
-    narrow = problem(bits=(2.9, 3.1))
-    found, _ = run(PEERS[name], narrow, 3)
-    assert SPACE.within(found, narrow.bits).all()
-
-
-# Uniform and allocator
-
-
-def test_uniform_quantizes_all_layers_alike_and_first_spans_the_interval(cold: Cold) -> None:
-    assert (cold["uniform"][0] == cold["uniform"][0][:, :1]).all()
-    bits = SPACE.average_bits(cold["uniform"][0][:2])
-    assert bits.min() < 2.6
-    assert bits.max() > 4.5  # no layer configuration lies between 4.7 and 8 bits
-
-
-def test_the_allocators_front_beats_uniform_where_scores_are_the_truth(cold: Cold) -> None:
-    count = EVALUATIONS["allocated"]
-    allocated, *others = (
-        volume(*(values[:count] for values in cold[name]))
-        for name in ("allocated", "uniform", "random")
-    )
-    assert allocated > max(others)
-
-
-# EvoPress
-
-
-def run_evopress(
-    budgets: int, evaluations: int, given_problem: Problem | None = None
-) -> tuple[Integers, Floats]:
-    peer = partial(evopress_peer, settings=EvoPressSettings(budgets=budgets))
-    return run(peer, given_problem or problem(), evaluations)
-
-
-def test_evopress_first_evaluates_a_parent_just_under_each_budget() -> None:
-    found, _ = run_evopress(5, 5)
-    below = np.array([2.75, 3.75, 4.75, 5.75, 6.75]) - SPACE.average_bits(found)
-    assert (below >= 0).all()
-    assert (below < 1).all()
-
-
-def test_evopress_begins_with_the_allocators_solution_where_that_is_known() -> None:
-    parent = allocate(SPACE, problem().scores, 4.75)
-    known = replace(problem(), start=parent[None], start_loss=np.array([loss(problem())(parent)]))
-    found, _ = run_evopress(1, 20, known)
-    assert ((found == parent).sum(axis=1) >= 1).mean() > 0.5
-
-
-def test_evopress_breeds_from_the_fittest_within_its_budget_and_lowers_the_loss() -> None:
-    found, losses = run_evopress(1, 60)
-    assert SPACE.average_bits(found).max() <= np.mean(BITS)
-    changed = (found[5:9] != found[losses[:5].argmin()]).sum(axis=1)
-    assert (changed <= EvoPressSettings().changes).all()
-    assert (changed >= 1).all()
-    assert losses.min() < losses[0]
-
-
-# AMQ
-
-
-def test_amq_begins_with_both_ends_of_the_interval(cold: Cold) -> None:
-    bits = SPACE.average_bits(cold["amq"][0][:2])
-    assert bits[0] < 3
-    assert bits[1] > 6.5
-
-
-def test_amq_gains_more_from_its_predictor_than_from_chance(cold: Cold) -> None:
-    found, losses = cold["amq"]
-    initial = AMQSettings().initial
-    drawn, drawn_losses = run(PEERS["random"], problem(), len(found) - initial, seed=1)
-    by_chance = (
-        np.concatenate([found[:initial], drawn]),
-        np.concatenate([losses[:initial], drawn_losses]),
-    )
-    assert volume(found, losses) > volume(*by_chance)
-
-
-# What peers share
-
-
-@pytest.mark.parametrize(("bits", "count"), [(4.0, 2), (8.0, 1)], ids=["again", "outside"])
-def test_a_peer_that_repeats_itself_or_leaves_the_interval_is_an_error(
-    bits: float, count: int
-) -> None:
-    def stuck(given_problem: Problem, generator: np.random.Generator) -> Proposals:
-        while True:
-            yield uniform(given_problem.space, bits)
-
-    with pytest.raises(InputError, match="known or outside"):
-        run(stuck, problem(), count)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "message"),
-    [
-        ("start", np.zeros((2, 3), dtype=np.int64), "start must have shape"),
-        ("start_loss", np.array([np.nan]), "start_loss"),
-        ("scores", np.zeros((6, 3)), "scores"),
-        ("bits", (4.0, 3.0), "interval"),
-    ],
-)
-def test_a_problem_that_does_not_fit_is_refused(field: str, value: object, message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        replace(problem(), **{field: value})
+def test_a_tool_that_did_not_run_is_reported_with_the_reason() -> None:
+    lines = peers.report(Benchmark("peers"), "Small", record([0.1, 0.2], [0.2, 0.3]))
+    assert "ModelOpt, KL did not run: no module named modelopt" in lines

@@ -10,7 +10,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, TPESampler
 from optuna.trial import Trial, TrialState, create_trial
 
-from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed
+from benchmarks.search_methods.protocol import Archive, Problem, Proposals, renewed
 from qsearch._arrays import Integers
 from qsearch.space.configuration_space import ConfigurationSpace
 

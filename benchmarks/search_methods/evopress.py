@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.peers.ladders import ladder_of, thinned
-from benchmarks.peers.protocol import Archive, Problem, Proposals
+from benchmarks.search_methods.ladders import ladder_of, thinned
+from benchmarks.search_methods.protocol import Archive, Problem, Proposals
 from qsearch._arrays import Integers
 
 _TRIES = 200

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from benchmarks.peers.ladders import ladder_of, spread_order
-from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
+from benchmarks.search_methods.ladders import ladder_of, spread_order
+from benchmarks.search_methods.protocol import Archive, Problem, Proposals, random_new, renewed
 from qsearch._arrays import Integers
 from qsearch.search.allocation import allocate
 

@@ -6,12 +6,16 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from benchmarks.peers.allocation import allocator_peer, random_peer, uniform_peer
-from benchmarks.peers.amq import amq_peer
-from benchmarks.peers.ax_default import ax_peer
-from benchmarks.peers.evopress import evopress_peer
-from benchmarks.peers.optuna_samplers import optuna_gp_peer, optuna_nsga2_peer, optuna_tpe_peer
-from benchmarks.peers.protocol import Archive, Peer, Problem, Proposals, run_peer
+from benchmarks.search_methods.allocation import allocator_peer, random_peer, uniform_peer
+from benchmarks.search_methods.amq import amq_peer
+from benchmarks.search_methods.ax_default import ax_peer
+from benchmarks.search_methods.evopress import evopress_peer
+from benchmarks.search_methods.optuna_samplers import (
+    optuna_gp_peer,
+    optuna_nsga2_peer,
+    optuna_tpe_peer,
+)
+from benchmarks.search_methods.protocol import Archive, Peer, Problem, Proposals, run_peer
 
 PEERS: Mapping[str, Peer] = MappingProxyType(
     {

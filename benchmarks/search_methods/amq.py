@@ -14,7 +14,7 @@ from pymoo.operators.repair.rounding import RoundingRepair
 from pymoo.optimize import minimize
 from scipy.interpolate import RBFInterpolator
 
-from benchmarks.peers.protocol import Archive, Problem, Proposals, renewed, repaired
+from benchmarks.search_methods.protocol import Archive, Problem, Proposals, renewed, repaired
 from qsearch._arrays import Floats, Integers
 from qsearch.search.pareto import non_dominated
 from qsearch.space.sampling import sample_configurations

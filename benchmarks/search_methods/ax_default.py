@@ -13,7 +13,7 @@ from ax.exceptions.generation_strategy import AxGenerationException
 from ax.generation_strategy.generation_strategy import GenerationStrategy
 from ax.utils.common.logger import set_ax_logger_levels
 
-from benchmarks.peers.protocol import Archive, Problem, Proposals, random_new, renewed
+from benchmarks.search_methods.protocol import Archive, Problem, Proposals, random_new, renewed
 from qsearch._arrays import Integers
 from qsearch.experiment.parameters import (
     AVERAGE_BITS,

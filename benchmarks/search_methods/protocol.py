@@ -22,7 +22,7 @@ from functools import cached_property
 
 import numpy as np
 
-from benchmarks.peers.ladders import ladder_of
+from benchmarks.search_methods.ladders import ladder_of
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.space.configuration_space import ConfigurationSpace
