@@ -49,6 +49,20 @@ class SupportsReference(Protocol):
 
 
 @runtime_checkable
+class SupportsDistillation(SupportsReference, Protocol):
+    """Optional for tasks. With it, training can lower the divergence from the unquantized model."""
+
+    def divergence(
+        self, logits: Tensor, batch: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return KL(reference ‖ model) of each example (n), nats, with its graph to the logits.
+
+        The reference is what :meth:`reference_outputs` returned for the batch.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsReferenceFile(Protocol):
     """Optional for trainers. With it, what evaluations are compared with is made before them.
 

@@ -17,6 +17,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
 from qsearch_coalora.adapter.lora import ADAPTER, wrap_in_lora
 from qsearch_coalora.adapter.residual_rows import ResidualRows
+from qsearch_coalora.adapter.row_entries import PREFIX, RowEntries
 from qsearch_coalora.adapter.shape import AdapterShape
 from qsearch_coalora.adapter.theta import Theta
 from qsearch_coalora.settings.device import parse_device
@@ -81,9 +82,12 @@ class AdaptedModel:
         modules = [layer.base_layer for layer in self.lora_layers]
         modules += [table.modules[0] for table in self.tables]
         self.weights = QuantizedWeights(layers, modules, quantizer, self.cache)
-        names = [layer.name for layer in self.adapted_layers]
+        names = tuple(layer.name for layer in self.adapted_layers)
+        entries = None
+        if shape.rows_rate is not None:
+            entries = RowEntries(names, tuple(quantizer.choices().layer_configurations))
         self.residual = ResidualRows(
-            shape.fixed_rank, options.scaling, names, list(self.factors()), self.weights
+            shape.fixed_rank, options.scaling, names, list(self.factors()), self.weights, entries
         )
         self.followers: list[Callable[[Configuration], None]] = []
         """Called after each activation, with the configuration."""
@@ -263,11 +267,16 @@ class AdaptedModel:
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return what is trained, in groups with their learning rates, for AdamW."""
-        adapter = [p for pair in self.factors() for p in pair if p.requires_grad]
+        shared = self.shape.fixed_rank < self.options.rank
+        adapter = [p for pair in self.factors() for p in pair if shared and p.requires_grad]
         rate = self.options.learning_rate
         groups = [{"params": [*adapter, *self.head_parameters().values()], "lr": rate}]
         if self.theta is not None and self.shape.theta_rate:
             groups.append({"params": list(self.theta.parameters()), "lr": self.shape.theta_rate})
+        if self.shape.rows_rate is not None:
+            # They decay towards nothing, not towards the residual.
+            rows = list(self.residual.parameters())
+            groups.append({"params": rows, "lr": self.shape.rows_rate, "weight_decay": 0.0})
         return groups
 
     def _named_trained(self) -> dict[str, nn.Parameter]:
@@ -289,7 +298,8 @@ class AdaptedModel:
         }
         for layer in self.adapted_layers:
             self.residual.clear(copies[f"lora.{layer.name}.A"], copies[f"lora.{layer.name}.B"])
-        return copies
+        entries = self.residual.entries
+        return copies if entries is None else copies | entries.tensors()
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -299,6 +309,10 @@ class AdaptedModel:
             InputError: If a tensor is missing, unknown or of another shape.
         """
         own = self._named_trained()
+        if (entries := self.residual.entries) is not None:
+            rows = {name: one for name, one in tensors.items() if name.startswith(PREFIX)}
+            entries.load(rows, self.lora_layers[0].base_layer.weight.device)
+            tensors = {name: one for name, one in tensors.items() if name not in rows}
         if set(own) != set(tensors):
             differing = sorted(set(own) ^ set(tensors))[:3]
             raise InputError(f"the saved adapter has other tensors than this study: {differing}")

@@ -1,8 +1,8 @@
-"""The part of an adapter's rank that holds a configuration's residual factors."""
+"""The part of an adapter's rank that follows from a configuration, layer by layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,15 +12,20 @@ from torch import Tensor, nn
 from qsearch.errors import EvaluationError
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.adapter.residual import Factors, residual_factors
+from qsearch_coalora.adapter.row_entries import Entry, RowEntries
 from qsearch_coalora.weights.input_norm import InputNorm
-from qsearch_coalora.weights.switching import QuantizedWeights
+from qsearch_coalora.weights.switching import FULL_PRECISION, QuantizedWeights
 
 
 class ResidualRows:
-    """The first ``rank`` rows of each A and columns of each B, which are placed and not trained.
+    """The first ``rank`` rows of each A and columns of each B, which are a configuration's.
 
-    A rank of 0 makes everything here do nothing. PEFT multiplies B·A by ``scaling``, so placed
-    factors are divided by it. The cache of the weights keeps the factors.
+    They hold the residual factors of the layer's configuration, or with ``entries`` what training
+    has made of them: then each layer configuration that a training meets has parameters of its own,
+    and gradients of the rows go to those of the active configuration.
+
+    A rank of 0 makes everything here do nothing. PEFT multiplies B·A by ``scaling``, so residual
+    factors are divided by it. The cache of the weights keeps them.
     """
 
     def __init__(
@@ -30,26 +35,31 @@ class ResidualRows:
         names: Sequence[str],
         factors: Sequence[tuple[nn.Parameter, nn.Parameter]],
         weights: QuantizedWeights,
+        entries: RowEntries | None = None,
     ) -> None:
         self.rank = rank
         self.norms: Sequence[InputNorm | None] = [None] * len(names)
+        self.entries = entries
         self._scaling = scaling
         self._names = tuple(names)
         self._factors = tuple(factors)
         self._weights = weights
+        self._active: list[Entry | None] = [None] * len(names)
         if not rank:
             return
-        for A, B in self._factors:
+        for position, (A, B) in enumerate(self._factors):
             self.clear(A, B)
-            if rank < len(A):
-                for factor, fixed in ((A, slice(rank)), (B, (slice(None), slice(rank)))):
-                    factor.register_hook(partial(_masked, fixed))  # type: ignore[no-untyped-call]
+            if self.entries is not None or rank < len(A):
+                own = slice(rank), (slice(None), slice(rank))
+                for which, (factor, rows) in enumerate(zip((A, B), own, strict=True)):
+                    hook = partial(self._route, position, which, rows)
+                    factor.register_hook(hook)  # type: ignore[no-untyped-call]
         self.freeze()
 
     def freeze(self) -> None:
-        """Take A and B out of training where residual factors are all of the rank."""
+        """Take A and B out of training where fixed residual factors are all of the rank."""
         for A, B in self._factors:
-            if self.rank == len(A):
+            if self.rank == len(A) and self.entries is None:
                 A.requires_grad_(False)
                 B.requires_grad_(False)
 
@@ -67,6 +77,9 @@ class ResidualRows:
         # Always all layers: an optimizer's weight decay has touched the fixed rows too.
         for position, (A, B) in enumerate(self._factors):
             self.put_into(position, A, B, configuration, active[position].detach)
+            if self.entries is not None:
+                chosen = configuration[self._names[position]]
+                self._active[position] = self.entries.get(position, chosen)
 
     def put_into(
         self,
@@ -80,6 +93,10 @@ class ResidualRows:
         if not self.rank:
             return
         chosen = configuration[self._names[position]]
+        entry = None if self.entries is None else self.entries.get(position, chosen)
+        if entry is not None:
+            A[: self.rank], B[:, : self.rank] = entry.A, entry.B
+            return
 
         def make() -> Factors:
             weights = self._weights
@@ -97,8 +114,37 @@ class ResidualRows:
         A[: self.rank] = factors.L2
         B[:, : self.rank] = factors.L1 / self._scaling
 
+    @torch.no_grad()
+    def open_entries(self, configurations: Sequence[Configuration]) -> None:
+        """Make an entry of each layer configuration of these that has none, from its residual."""
+        if self.entries is None:
+            return
+        for configuration in configurations:
+            if configuration == FULL_PRECISION:
+                continue
+            for position, (A, B) in enumerate(self._factors):
+                chosen = configuration[self._names[position]]
+                if self.entries.get(position, chosen) is None:
+                    own_A, own_B = A.detach().clone(), B.detach().clone()
+                    self.put_into(position, own_A, own_B, configuration)
+                    self.entries.add(position, chosen, own_A[: self.rank], own_B[:, : self.rank])
 
-def _masked(fixed: Any, gradient: Tensor) -> Tensor:
-    masked = gradient.clone()
-    masked[fixed] = 0
-    return masked
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what is trained of it."""
+        if self.entries is not None:
+            yield from self.entries.parameters()
+
+    def _route(self, position: int, which: int, rows: Any, gradient: Tensor) -> Tensor:
+        """Give the gradient of the rows to the active entry's A or B; return what is left."""
+        entry = self._active[position]
+        if entry is not None:
+            _accumulate(entry[which], gradient[rows])
+        left = gradient.clone()
+        left[rows] = 0
+        return left
+
+
+def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:
+    """Add a gradient to a parameter's own, as autograd does."""
+    own = gradient.detach().clone()
+    parameter.grad = own if parameter.grad is None else parameter.grad + own

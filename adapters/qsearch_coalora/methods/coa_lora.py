@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -12,36 +12,25 @@ from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.adapter.shape import AdapterShape
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
-from qsearch_coalora.settings.options import SetTrainingOptions
+from qsearch_coalora.settings.residual import RESIDUAL_RANK, ResidualOptions
 from qsearch_coalora.settings.theta import ThetaOptions
+from qsearch_coalora.training.residual_norms import use_residual_norms
 from qsearch_coalora.training.study_model import StudyModel
-
-if TYPE_CHECKING:
-    from qsearch_coalora.adapter.adapted_model import AdaptedModel
-
-RESIDUAL_RANK = "trainer.residual_rank (half of trainer.rank if it is not given)"
-"""How messages name the rank of residual factors."""
 
 THETA_RATE = 3.0
 """θ's peak rate over that of the factors, where none is given."""
 
 
-class CoALoRAOptions(SetTrainingOptions):
-    """Options of the CoA-LoRA trainer.
+class CoALoRAOptions(ResidualOptions):
+    """Options of the CoA-LoRA trainer; those of its residual factors besides.
 
-    LoRA's α is divided by the trained rank, residual factors left out: so the trained factors move
-    the weights as fast as those of plain LoRA with the same α and that rank.
+    The paper's text has residual factors in all of the rank; then only θ and the head learn the
+    task, and SST-2 stays near chance.
 
     Args:
         init: ``shared`` trains one pair of factors for all configurations; ``residual`` fills
             some or all of the rank with the factors of W − W̃ of each configuration. What both
             are worth stands in docs/decisions, 0009.
-        residual_rank: With ``residual``, how much of the rank those factors take; the rest is
-            shared and trained. None means half. The paper's text has all of it; then only θ and
-            the head learn the task, and SST-2 stays near chance.
-        residual_norm: Norm in which those factors come nearest to W − W̃: ``frobenius``, or
-            ``inputs``, that of the change in the layer's outputs, measured on
-            ``calibration_batches`` batches under the base model.
         theta_learning_rate: Peak rate for θ. None means three times that of the factors; 0 leaves U
             near zero.
         theta_start: Share of round 1's steps that train plain LoRA, U = 0, before θ joins. None
@@ -50,8 +39,6 @@ class CoALoRAOptions(SetTrainingOptions):
     """
 
     init: Literal["shared", "residual"] = "residual"
-    residual_rank: int | None = Field(default=None, ge=1)
-    residual_norm: Literal["frobenius", "inputs"] = "inputs"
     theta_learning_rate: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     theta_start: float = Field(default=0.5, ge=0, lt=1)
     theta: ThetaOptions = ThetaOptions()
@@ -60,19 +47,11 @@ class CoALoRAOptions(SetTrainingOptions):
     def _consistent(self) -> CoALoRAOptions:
         if self.init == "shared" and self.residual_rank is not None:
             raise ValueError("residual_rank is only for init: residual")
-        if self.fixed_rank > self.rank:
-            raise ValueError(f"residual_rank {self.fixed_rank} must be at most rank, {self.rank}")
         if self.theta.rank is not None and self.theta.rank > self.rank:
             raise ValueError(f"theta.rank {self.theta.rank} must be at most rank, {self.rank}")
         if self.fixed_rank == self.rank and not self.theta_rate:
             raise ValueError("theta_learning_rate must be above 0 where residual_rank is rank")
         return self
-
-    @property
-    def scaling(self) -> float:
-        """LoRA's α over the trained rank; residual factors are not scaled."""
-        alpha = self.rank if self.alpha is None else self.alpha
-        return alpha / (self.rank - self.fixed_rank or self.rank)
 
     @property
     def theta_rate(self) -> float:
@@ -84,9 +63,7 @@ class CoALoRAOptions(SetTrainingOptions):
     @property
     def fixed_rank(self) -> int:
         """How much of the rank holds residual factors."""
-        if self.init == "shared":
-            return 0
-        return max(self.rank // 2, 1) if self.residual_rank is None else self.residual_rank
+        return 0 if self.init == "shared" else super().fixed_rank
 
 
 class CoALoRATrainer(AdapterTrainer):
@@ -112,7 +89,7 @@ class CoALoRATrainer(AdapterTrainer):
             task,
             quantizer,
             seed,
-            self._measure_inputs,
+            lambda adapted: use_residual_norms(study, adapted),
             AdapterShape(options.theta, options.theta_rate, start, rank),
             svd_rank=(rank, RESIDUAL_RANK),
             details={
@@ -122,22 +99,6 @@ class CoALoRATrainer(AdapterTrainer):
             },
         )
         super().__init__(study, SharedAdapter(study))
-        self._measures_inputs = rank > 0 and options.residual_norm == "inputs"
-
-    def _measure_inputs(self, adapted: AdaptedModel) -> None:
-        """Take residual factors in the norm of the layers' inputs, if the options say so."""
-        import torch
-
-        from qsearch_coalora.training.sampling import round_seeds
-
-        if self._measures_inputs:
-            seed = round_seeds(self.study.seed, 1).configurations
-            generator = torch.Generator().manual_seed(seed)
-            norms = self.study.measured(
-                "norms of the layers' inputs",
-                lambda: adapted.input_norms(self.study.calibration_batches(), generator),
-            )
-            adapted.use_input_norms(norms)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the original weights with the shared factors: no U, no residual factors."""

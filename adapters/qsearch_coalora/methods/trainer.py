@@ -30,7 +30,12 @@ from qsearch_coalora.models.split_packages import terms_of
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.tasks.workload import require_positions, task_workload
-from qsearch_coalora.training.reference import Reference, require_room, room_note
+from qsearch_coalora.training.reference import (
+    Reference,
+    require_distillation,
+    require_room,
+    room_note,
+)
 from qsearch_coalora.training.study_model import StudyModel
 
 _TOKENS = 512
@@ -108,6 +113,7 @@ class AdapterTrainer(Trainer):
         workload = task_workload(study.task)
         require_room(study, workload)
         study.require_rank()
+        require_distillation(study)
         shape, notes = study.model_shape
         require_positions(shape.positions, workload)
         return estimate_requirements(

@@ -13,6 +13,10 @@ from qsearch_coalora.settings.device import Precision, parse_device
 
 Schedule = Literal["linear", "cosine", "constant"]
 
+Loss = Literal["task", "kl", "mixed"]
+"""What training lowers: the task's loss, the divergence from the unquantized model, or the mean of
+both."""
+
 NOT_OF_THE_RESULT = frozenset({"checkpoint_steps", "cache_mebibytes"})
 """Options that change no result."""
 
@@ -48,6 +52,7 @@ class TrainingOptions(BaseModel):
 
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    loss: Loss | None = None
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     later_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)

@@ -205,6 +205,19 @@ class CausalLanguageModelling:
             "rest": pad_tokens(torch.stack([top.rest for top in tops]), (0, missing)),
         }
 
+    def divergence(
+        self, logits: Tensor, batch: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return the mean KL(reference ‖ model) over each sequence's predicted tokens (n)."""
+        import torch
+
+        kept = zip(reference["logs"], reference["tokens"], reference["rest"], strict=True)
+        labels, means = batch["labels"][:, 1:], []
+        for sequence, own, row in zip(logits, labels, kept, strict=True):
+            top = TopProbabilities(*(part[: len(own)] for part in row))
+            means.append(divergence(sequence[:-1], top)[own != IGNORED].mean())
+        return torch.stack(means)
+
     def compare(
         self,
         scores: Scores,

@@ -85,10 +85,18 @@ def evaluate_full_precision(
 
 
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
-    """Return the loss on held-out training examples, with the adapter as it is."""
+    """Return what training lowers, on held-out training examples, with the adapter as it is."""
+    kind, task, reference = study.options.loss or "task", study.task, None
+    if kind != "task":
+        assert isinstance(task, SupportsReference)
+        reference = study.references.of(study, task, "held-out")
     study.adapted.use(configuration)
-    scores = _scores(study.task, evaluation_batches(study, "held-out"))
-    return weighted_mean(scores.losses, scores.weights)[0]
+    scores = _scores(task, evaluation_batches(study, "held-out"), reference)
+    losses = scores.losses
+    if kind != "task":
+        divergences = scores.metrics["kl"]
+        losses = divergences if kind == "kl" else 0.5 * (divergences + losses)
+    return weighted_mean(losses, scores.weights)[0]
 
 
 @torch.no_grad()

@@ -19,7 +19,8 @@ from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat1
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.batching import examples_in
 from qsearch_coalora.training.early_stopping import HeldOutLoss, spread_over
-from qsearch_coalora.training.evaluation import held_out_loss, score
+from qsearch_coalora.training.evaluation import held_out_loss
+from qsearch_coalora.training.objective import Objective
 from qsearch_coalora.training.sampling import SetSampler, pass_of, round_seeds
 from qsearch_coalora.training.saved_state import digest, training_identity
 from qsearch_coalora.training.schedule import rate_share
@@ -93,7 +94,9 @@ class TrainingLoop:
             )
             loss_of = partial(held_out_loss, study)
             self._held_out = HeldOutLoss(options.early_stopping, followed, loss_of)
+        self._objective = Objective(study)
         adapted.weights.expect(configurations, adapted.shape.fixed_rank)
+        adapted.residual.open_entries(configurations)
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
@@ -197,8 +200,7 @@ class TrainingLoop:
             adapted.projections.set(adapted.adjustments(configuration) if adjusts else None)
             with autocast(self._bfloat16, self._device):
                 logits = adapted.logits(piece)
-            scores = score(self._study.task, logits, piece)
-            loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
+            loss = self._objective(logits, piece)
             share = weight * (sum(weights[offset::pieces]) / whole)
             # Backward before the next switch: the weights it differentiates are replaced then.
             (loss * share).backward()  # type: ignore[no-untyped-call]

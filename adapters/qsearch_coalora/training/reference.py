@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from qsearch.errors import DamagedFileError, InputError
 from qsearch.plugins.evaluation import ExampleScores
 from qsearch.plugins.protocols import Scores, Split
-from qsearch.plugins.references import SupportsReference
+from qsearch.plugins.references import SupportsDistillation, SupportsReference
 from qsearch.storage.mapped_arrays import Array, form_of, read_mapped, write_mapped
 from qsearch.storage.paths import reference_path
 from qsearch_coalora.tasks.divergence import TOKEN_BYTES
@@ -108,6 +108,23 @@ def require_room(study: StudyModel, workload: Workload | None) -> None:
     if workload.reference_bytes > limit * MEBIBYTE:
         what = f"one example ({workload.tokens_option} {workload.example_tokens})"
         raise _no_room(limit, what, workload.reference_bytes)
+
+
+def require_distillation(study: StudyModel) -> None:
+    """Raise InputError if the task cannot be trained as ``trainer.loss`` says."""
+    loss, task = study.options.loss, study.task
+    if loss in (None, "task"):
+        return
+    if not isinstance(task, SupportsDistillation) or task.reference != "loaded":
+        raise InputError(
+            f"trainer.loss {loss}: task {task.name!r} does not compare training examples with the"
+            " model as it is loaded; use task"
+        )
+    if not study.options.reference_mebibytes:
+        raise InputError(
+            f"trainer.loss {loss}: trainer.reference_mebibytes 0 keeps nothing of what the"
+            " unquantized model predicts; give at least 1"
+        )
 
 
 def _no_room(limit: int, what: str, nbytes: int) -> InputError:

@@ -55,6 +55,10 @@ class TestCoALoRA(OnBert):
     name = "coa-lora"
 
 
+class TestComposedLoRA(OnBert):
+    name = "composed-lora"
+
+
 class TestSharedLoRA(OnBert):
     name = "shared-lora"
 
