@@ -32,6 +32,12 @@ def adapter_bytes(layers: Sequence[LayerSpec], rank: int) -> int:
     return rank * sum(sum(layer.shape) for layer in layers if not layer.is_table) * _FLOAT_BYTES
 
 
+def entry_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec], options: TrainingOptions) -> int:
+    """Return the bytes of the factors that each layer configuration of each layer has, if any."""
+    rank = options.entry_rank
+    return adapter_bytes(layers, rank) * quantizer.choices().size if rank else 0
+
+
 def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
     """Return the bytes that moments take: one for all layers of a block that read one tensor.
 
@@ -57,8 +63,9 @@ def estimate_requirements(
     """Estimate the peak memory of training, and the operations of training and evaluating.
 
     Memory holds the model in float32, one dequantized copy of its quantizable weights, the bounded
-    cache of quantized weights, the adapter with its optimizer, the moments of inputs that the
-    quantizer needs, and for each layer the inputs and outputs of the tokens that share a backward
+    cache of quantized weights, the adapter with its optimizer, and with those of factors that each
+    layer configuration has for itself, the moments of inputs that the quantizer needs, and for each
+    layer the inputs and outputs of the tokens that share a backward
     pass.
     """
     parameters = shape.parameters
@@ -91,6 +98,7 @@ def estimate_requirements(
         weights
         + activations
         + adapter_bytes(layers, options.rank) * _TRAINED_COPIES
+        + entry_bytes(quantizer, layers, options) * _TRAINED_COPIES
         + options.cache_mebibytes * 2**20
         + moment_bytes(quantizer, layers)
     )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from qsearch.spec.sections import ModelSpec
     from qsearch_coalora.export.job import AdapterJob
 
-_WITH_ADAPTER = ("coa-lora", "shared-lora", "qlora")
+_WITH_ADAPTER = ("composed-lora", "coa-lora", "shared-lora", "qlora")
 """Trainers whose adapter is apart from the weights, which the configuration alone determines."""
 
 

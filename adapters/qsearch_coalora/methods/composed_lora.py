@@ -26,6 +26,11 @@ class ComposedLoRAOptions(ResidualOptions):
     residual_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
     @property
+    def entry_rank(self) -> int:
+        """Rank of factors that are trained for each layer configuration of each layer by itself."""
+        return self.fixed_rank
+
+    @property
     def rows_rate(self) -> float:
         """Peak rate for the factors of layer configurations."""
         if self.residual_learning_rate is None:

@@ -87,6 +87,11 @@ class TrainingOptions(BaseModel):
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
+    def entry_rank(self) -> int:
+        """Rank of factors that are trained for each layer configuration of each layer by itself."""
+        return 0
+
+    @property
     def batch_configurations(self) -> int:
         """How many configurations share the examples of a batch."""
         return 1

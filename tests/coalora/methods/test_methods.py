@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.composed_lora import ComposedLoRATrainer
 from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.qlora import QLoRATrainer
@@ -24,7 +25,7 @@ from qsearch.plugins.capabilities import (
 from qsearch.plugins.protocols import TrainerState
 from qsearch.space.configuration import Configuration
 
-ONE_FOR_ALL = [CoALoRATrainer, SharedLoRATrainer, PTQTrainer]
+ONE_FOR_ALL = [CoALoRATrainer, ComposedLoRATrainer, SharedLoRATrainer, PTQTrainer]
 EACH_ITS_OWN = [QLoRATrainer, LQLoRATrainer]
 
 
@@ -85,7 +86,9 @@ def test_every_method_sees_the_same_batches(make_trainer, make_configuration) ->
         assert all(map(torch.equal, seen, expected * trainings))
 
 
-@pytest.mark.parametrize("method", [SharedLoRATrainer, PTQTrainer, *EACH_ITS_OWN])
+@pytest.mark.parametrize(
+    "method", [SharedLoRATrainer, ComposedLoRATrainer, PTQTrainer, *EACH_ITS_OWN]
+)
 def test_every_method_trains_a_causal_model(
     make_trainer, llama_folder, make_causal_task, make_configuration, method
 ) -> None:
