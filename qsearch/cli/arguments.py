@@ -13,6 +13,14 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", help="Override a field: section.field=value.", metavar="FIELD=VALUE"),
 ]
+FromRecipe = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A recipe of another tool, whose configuration joins the first set; as"
+        " search.recipes.",
+        metavar="FILE",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 StorageUrl = Annotated[
     str | None, typer.Option("--storage", help="Database URL; a file in DIR if omitted.")

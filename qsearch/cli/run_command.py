@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qsearch._text import warn
-from qsearch.cli.arguments import Assignments, StorageUrl, StudyFile
+from qsearch.cli.arguments import Assignments, FromRecipe, StorageUrl, StudyFile
 from qsearch.cli.console import SafeConsole, fail, print_line, quieten_ax, report_function
 from qsearch.cli.lasting_output import lasting_output
 from qsearch.errors import InputError, QsearchError
@@ -44,14 +44,7 @@ def run(
         list[str] | None,
         typer.Option(help="Log to tensorboard, mlflow or another plugin.", metavar="NAME"),
     ] = None,
-    from_recipe: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="A recipe of another tool, whose configuration joins the first set; as"
-            " search.recipes.",
-            metavar="FILE",
-        ),
-    ] = None,
+    from_recipe: FromRecipe = None,
     set_: Assignments = None,
 ) -> None:
     """Run a study, or resume it where it stopped."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from qsearch.cli.arguments import Assignments, StudyFile
+from qsearch.cli.arguments import Assignments, FromRecipe, StudyFile
 from qsearch.cli.console import SafeConsole, label_table, print_line, print_table
 from qsearch.errors import InputError
 
@@ -37,16 +37,19 @@ def init(
 def check(
     study: StudyFile,
     set_: Assignments = None,
+    from_recipe: FromRecipe = None,
     format_: Annotated[
         list[str] | None,
         typer.Option("--format", help="Refuse what this export format could not hold."),
     ] = None,
 ) -> None:
     """Validate a study; print its layers, space size, and estimated memory and time."""
+    from qsearch.spec.study_spec import with_recipes
     from qsearch.storage.directory import load_study_file
     from qsearch.study.checking import check_study
 
-    lines = check_study(load_study_file(study, set_ or ()), str(study), format_ or ())
+    spec = with_recipes(load_study_file(study, set_ or ()), from_recipe or ())
+    lines = check_study(spec, str(study), format_ or ())
     SafeConsole().print(label_table(lines))
 
 

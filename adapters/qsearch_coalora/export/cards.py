@@ -23,7 +23,7 @@ def write_card(job: ExportJob, directory: Path, text: str, library: str, **field
     """
     from huggingface_hub import ModelCardData
 
-    tags = ["lora", "quantization", "qsearch"]
+    tags = [*(["lora"] if job.has_adapter else []), "quantization", "qsearch"]
     front = ModelCardData(base_model=job.model.name, library_name=library, tags=tags).to_yaml()
     model = as_code(job.model.name)
     body = text.format(model=model, method=job.method, auto_class=auto_class(job.module), **fields)

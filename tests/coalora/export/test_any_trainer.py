@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from huggingface_hub import ModelCard
 from qsearch_coalora.export.formats import MergedExporter, PackedExporter
 from qsearch_quantizers.integer.quantizer import Integer
 from safetensors.torch import load_file
@@ -72,3 +73,11 @@ def test_a_merged_weight_is_the_dequantized_one_with_the_adapter(tmp_path: Path)
 def test_a_model_that_is_not_of_transformers_is_refused(exporter: Exporter, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"is for models of transformers; this study's is a Modul"):
         exporter.write(sample_job(Integer(Integer.Options())), tmp_path)
+
+
+@pytest.mark.parametrize("has_adapter", [True, False])
+def test_a_card_speaks_of_a_lora_where_there_is_one(has_adapter: bool, tmp_path: Path) -> None:
+    PackedExporter().write(transformers_job(Integer(Integer.Options()), has_adapter), tmp_path)
+    tags = ModelCard.load(tmp_path / "README.md").data.tags
+    assert ("lora" in tags) == has_adapter
+    assert {"quantization", "qsearch"} <= set(tags)

@@ -84,6 +84,8 @@ def test_the_command_line_takes_what_pick_prints(tmp_path: Path) -> None:
     recipe = dict(check_study(resolved, "study"))["recipe"]
     assert recipe.startswith(f"{tmp_path / 'picked.json'}, ")
     assert recipe.endswith(" average bits")
+    checked = " ".join(command_here("check", yaml, *options).output.split())
+    assert recipe in checked
 
 
 def test_a_configuration_of_the_first_set_keeps_the_method_that_gave_it_first(
