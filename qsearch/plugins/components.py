@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from pydantic import BaseModel
 
 from qsearch.errors import InputError
@@ -14,6 +15,7 @@ from qsearch.plugins.capabilities import SupportsEmbeddings, SupportsFootprint
 from qsearch.plugins.protocols import Measured, Quantizer, Task, Trainer
 from qsearch.plugins.quantizer_capabilities import SupportsShapeBits, SupportsShapeChoices
 from qsearch.plugins.registry import Group, load_plugin
+from qsearch.plugins.trainer_knobs import SupportsTrainerKnobs
 from qsearch.plugins.trial_columns import require_names
 from qsearch.space.configuration import Choices, KnobValue, LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
@@ -71,7 +73,7 @@ def build_components(spec: StudySpec, source: str = "study") -> StudyComponents:
     layers = tuple(trainer.layers())
     require_roles(spec.space, layers, source)
     try:
-        space = space_of(quantizer, layers, spec.space)
+        space = space_of(quantizer, layers, spec.space, trainer)
     except InputError as error:
         raise InputError(f"{source}: {error}") from error
     if space.choices.size == 1:
@@ -106,8 +108,9 @@ def space_of(
     quantizer: Quantizer,
     layers: Sequence[LayerSpec],
     section: SpaceSpec | None = None,
+    trainer: object = None,
 ) -> ConfigurationSpace:
-    """Return the space that a quantizer spans over layers.
+    """Return the space that a quantizer spans over layers, with the knobs that a trainer adds.
 
     Raises:
         InputError: If a layer takes no layer configuration, no layer takes one of them, or layers
@@ -127,10 +130,53 @@ def space_of(
             shape_choices[shape] = tuple(taken)
         _require_use(quantizer, layers, shape_choices)
     nominal = tuple(quantizer.storage_bits(one) for one in every)
+    if isinstance(trainer, SupportsTrainerKnobs) and trainer.trainer_knobs():
+        own = Choices(trainer.trainer_knobs())
+        choices = Choices((*choices.knobs, *own.knobs))
+        shape_choices = {
+            shape: _taken(trainer, own, layers, shape, shape_choices.get(shape, range(len(every))))
+            for shape in shapes
+        }
+        shape_bits = {
+            shape: _with_added(trainer, own, shape, shape_bits.get(shape, nominal))
+            for shape in shapes
+        }
+        # What a layer of no known shape would take, about: the mean over the layers.
+        weights = np.array([layer.parameters for layer in layers], dtype=np.float64)
+        mean = np.average([shape_bits[layer.shape] for layer in layers], axis=0, weights=weights)
+        nominal = tuple(mean.tolist())
     return ConfigurationSpace(
         *(tuple(layers), choices, nominal, section.fused_roles),
         *(shape_bits, shape_choices, pinned_layers(section.fixed, layers, choices)),
     )
+
+
+def _taken(
+    trainer: SupportsTrainerKnobs,
+    own: Choices,
+    layers: Sequence[LayerSpec],
+    shape: tuple[int, int],
+    of_quantizer: Sequence[int],
+) -> tuple[int, ...]:
+    """Return the choices that all layers of a shape take, of both the knobs."""
+    same = [layer for layer in layers if layer.shape == shape]
+    values = [
+        place
+        for place, one in enumerate(own.layer_configurations)
+        if all(trainer.takes_values(layer, one) for layer in same)
+    ]
+    return tuple(place * own.size + value for place in of_quantizer for value in values)
+
+
+def _with_added(
+    trainer: SupportsTrainerKnobs,
+    own: Choices,
+    shape: tuple[int, int],
+    of_quantizer: Sequence[float],
+) -> tuple[float, ...]:
+    """Return the bits of a shape by choice of both the knobs, the trainer's varying fastest."""
+    added = [trainer.added_bits(shape, one) for one in own.layer_configurations]
+    return tuple(bits + more for bits in of_quantizer for more in added)
 
 
 def pinned_layers(

@@ -154,7 +154,7 @@ def _try_quantizer(components: StudyComponents) -> None:
     features = min(_TRIED_FEATURES, *(layer.shape[1] for layer in components.space.layers))
     weight = torch.randn(_TRIED_ROWS, features, generator=torch.Generator().manual_seed(0))
     moment = torch.eye(features) if needs_inputs(quantizer) else None
-    configuration = components.space.choices.layer_configurations[0]
+    configuration = quantizer.choices().layer_configurations[0]
     try:
         quantizer.dequantize(quantize_weight(quantizer, weight, configuration, moment))
     except ImportError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from qsearch._sizes import readable_size
 from qsearch.errors import InputError
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.protocols import Quantizer
-from qsearch.plugins.stored_bytes import stored_bytes
+from qsearch.plugins.trainer_knobs import layer_bytes
 from qsearch.space.configuration_space import ConfigurationSpace
 
 
@@ -24,9 +24,14 @@ class FileBytes:
     """
 
     def __init__(
-        self, space: ConfigurationSpace, quantizer: Quantizer, footprint: Footprint
+        self,
+        space: ConfigurationSpace,
+        quantizer: Quantizer,
+        footprint: Footprint,
+        trainer: object = None,
     ) -> None:
-        self._space, self._quantizer, self._footprint = space, quantizer, footprint
+        self._space, self._footprint = space, footprint
+        self._bytes_of = partial(layer_bytes, quantizer, trainer)
 
     def __call__(self, index: Integers) -> Integers:
         """Return bytes (…) of choice indices (… × groups)."""
@@ -73,7 +78,7 @@ class FileBytes:
     def _pinned_bytes(self) -> int:
         pinned = self._space.pinned
         return sum(
-            stored_bytes(self._quantizer, layer.shape, pinned[layer.name])
+            self._bytes_of(layer.shape, pinned[layer.name])
             for layer in self._space.layers
             if layer.name in pinned
         )
@@ -84,7 +89,7 @@ class FileBytes:
         space = self._space
         every = space.choices.layer_configurations
         by_shape = {
-            shape: np.array([stored_bytes(self._quantizer, shape, one) for one in every])
+            shape: np.array([self._bytes_of(shape, one) for one in every])
             for shape in {layer.shape for layer in space.layers}
         }
         rows = [

@@ -186,7 +186,7 @@ def search_size(components: StudyComponents, directory: Path) -> SearchSize:
     if footprint is None:
         assert search.bits is not None, "components refuse bytes of a trainer without a footprint"
         return SearchSize(search.bits, None, search.budgets)
-    of_files = FileBytes(components.space, components.quantizer, footprint)
+    of_files = FileBytes(components.space, components.quantizer, footprint, components.trainer)
     if search.bits is not None:
         return SearchSize(search.bits, of_files, search.budgets)
     assert search.bytes is not None

@@ -57,7 +57,7 @@ class RunningStudy:
     @cached_property
     def correlation(self) -> Floats:
         """Correlation of the errors of two choices (choices × choices), measured at first use."""
-        return error_correlation(self.components.quantizer)
+        return error_correlation(self.components.quantizer, self.components.space.choices)
 
     @property
     def edges(self) -> Floats:

@@ -14,6 +14,8 @@ from qsearch._threads import one_thread
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.quantizer_capabilities import quantize_weight
+from qsearch.plugins.trainer_knobs import without_trainer_knobs
+from qsearch.space.configuration import Choices
 
 _SAMPLE_SHAPE = (128, 512)
 """Weights that are sampled: groups of up to 16,384 weights share a scale (blocks of 64, 256 scales
@@ -21,19 +23,22 @@ a group), so this holds four of the largest."""
 
 
 @torch.no_grad()
-def error_correlation(quantizer: Quantizer) -> Floats:
+def error_correlation(quantizer: Quantizer, choices: Choices | None = None) -> Floats:
     """Return the correlation of errors between layer configurations (choices × choices).
+
+    Of a space with more knobs than the quantizer's, if its choices are given: those that are
+    quantized alike have the same errors.
 
     With errors D_c = W̃_c − W, it is ⟨D_c, D_c'⟩ / (‖D_c‖ ‖D_c'‖); a choice without error correlates
     with itself alone. Gaussian weights stand in for the model's, whose correlations predict no
     better (docs/decisions, 0020). Inputs, for a quantizer that needs them, are uncorrelated.
     """
     weight = torch.randn(_SAMPLE_SHAPE, generator=torch.Generator().manual_seed(0))
-    choices = quantizer.choices().layer_configurations
-    errors = torch.empty(len(choices), weight.numel())
+    own = quantizer.choices().layer_configurations
+    errors = torch.empty(len(own), weight.numel())
     moment = torch.eye(weight.shape[1])
     with one_thread():
-        for error, choice in zip(errors, choices, strict=True):
+        for error, choice in zip(errors, own, strict=True):
             quantized = quantize_weight(quantizer, weight, choice, moment)
             error[:] = (quantizer.dequantize(quantized) - weight).flatten()
         products = (errors @ errors.T).double()
@@ -48,4 +53,12 @@ def error_correlation(quantizer: Quantizer) -> Floats:
     norm[lossless] = 1.0
     result = np.asarray((products / norm[:, None] / norm[None, :]).numpy(), dtype=np.float64)
     np.fill_diagonal(result, 1.0)
-    return result
+    if choices is None or choices.size == len(own):
+        return result
+    names = quantizer.choices().names
+    places = [
+        quantizer.choices().index(without_trainer_knobs(names, one))
+        for one in choices.layer_configurations
+    ]
+    spread: Floats = result[np.ix_(places, places)]
+    return spread

@@ -15,6 +15,7 @@ from qsearch.plugins.protocols import LoadedModel, Quantizer
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.adapter.folding import FoldedProjections, random_basis
+from qsearch_coalora.adapter.layer_ranks import LayerRanks
 from qsearch_coalora.adapter.lora import ADAPTER, wrap_in_lora
 from qsearch_coalora.adapter.residual_rows import ResidualRows
 from qsearch_coalora.adapter.row_entries import PREFIX, RowEntries
@@ -76,13 +77,14 @@ class AdaptedModel:
                     random_basis(options.rank, layer.shape[1], generator).to(options.device)
                     for layer in self.adapted_layers
                 ]
+        names = tuple(layer.name for layer in self.adapted_layers)
+        self.ranks = LayerRanks(names, options.rank, quantizer.choices().names)
         projections = [layer.lora_A[ADAPTER] for layer in self.lora_layers]
         self.projections = FoldedProjections(projections, bases)
         self.cache = BoundedCache(options.cache_mebibytes * 2**20)
         modules = [layer.base_layer for layer in self.lora_layers]
         modules += [table.modules[0] for table in self.tables]
         self.weights = QuantizedWeights(layers, modules, quantizer, self.cache)
-        names = tuple(layer.name for layer in self.adapted_layers)
         entries = None
         if shape.rows_rate is not None:
             entries = RowEntries(names, tuple(quantizer.choices().layer_configurations))
@@ -105,11 +107,13 @@ class AdaptedModel:
 
         Adjustments, which were of another A, are cleared.
         """
+        plain = self.ranks.plain(configuration)
         self.projections.clear()
-        self.weights.activate(configuration)
+        self.projections.limit(self.ranks.of(configuration))
+        self.weights.activate(plain)
         if self.residual.rank:
             active = [layer.base_layer.weight.data for layer in self.lora_layers]
-            self.residual.place(configuration, active)
+            self.residual.place(plain, active)
         for follow in self.followers:
             follow(configuration)
 
@@ -244,15 +248,17 @@ class AdaptedModel:
     def folded_factors(self, configuration: Configuration) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield each adapted layer's A′ (r × input features) and B (output features × r).
 
-        They are those of plain LoRA.
+        They are those of plain LoRA, of the layer's own rank r.
 
         Weights in the model stay as they are; one layer is dequantized at a time.
         """
-        U = self.adjustments(configuration)
-        for position, pair in enumerate(self.factors()):
+        U, plain = self.adjustments(configuration), self.ranks.plain(configuration)
+        ranks = self.ranks.of(configuration)
+        for position, (pair, rank) in enumerate(zip(self.factors(), ranks, strict=True)):
             A, B = (factor.detach().clone() for factor in pair)
-            self.residual.put_into(position, A, B, configuration)
-            yield (A if U is None else self.projections.fold(position, A, U[position])), B
+            self.residual.put_into(position, A, B, plain)
+            folded = A if U is None else self.projections.fold(position, A, U[position])
+            yield folded[:rank], B[:, :rank]
 
     def head_parameters(self) -> dict[str, nn.Parameter]:
         """Return the parameters of the task head by name."""

@@ -22,6 +22,7 @@ class FoldedProjections:
         self._projections = tuple(projections)
         self._bases = bases
         self._folded: dict[int, Tensor] = {}
+        self._limits: dict[int, int] = {}
         self._positions_by_width: dict[int, list[int]] = {}
         for position, projection in enumerate(projections):
             self._positions_by_width.setdefault(projection.in_features, []).append(position)
@@ -35,20 +36,32 @@ class FoldedProjections:
         return project
 
     def set(self, U: Tensor | None) -> None:
-        """Use adjustments of the present A from now on, or plain LoRA.
+        """Use adjustments of the present A from now on, or plain LoRA, of the layers' ranks.
 
         U is one matrix per layer (layers × r × r); gradients flow into it, and into A.
         """
         self.clear()
-        if U is None:
-            return
-        for positions in self._positions_by_width.values():
+        for positions in self._positions_by_width.values() if U is not None else ():
+            assert U is not None
             A = torch.stack([self._projections[position].weight for position in positions])
             R = A if self._bases is None else torch.stack([self._bases[at] for at in positions])
             self._folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
+        for position, rank in self._limits.items():
+            A = self._folded.get(position, self._projections[position].weight)
+            rows = torch.arange(len(A), device=A.device) < rank
+            self._folded[position] = A * rows[:, None]
+
+    def limit(self, ranks: Sequence[int]) -> None:
+        """Have each layer multiply by its first rows alone from the next :meth:`set` on."""
+        whole = (len(projection.weight) for projection in self._projections)
+        self._limits = {
+            position: rank
+            for position, (rank, rows) in enumerate(zip(ranks, whole, strict=True))
+            if rank < rows
+        }
 
     def clear(self) -> None:
-        """Go back to plain LoRA."""
+        """Go back to plain LoRA, of the whole rank, until the next :meth:`set`."""
         self._folded = {}
 
     def fold(self, position: int, A: Tensor, U: Tensor) -> Tensor:

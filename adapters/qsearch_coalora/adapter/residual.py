@@ -31,6 +31,17 @@ class Factors:
         return self.L1.nbytes + self.L2.nbytes
 
 
+@dataclass(frozen=True)
+class ResidualFactors(Factors):
+    """Factors of W − W̃.
+
+    Args:
+        left: Share of its squared norm that the first 0, 1, … r of them leave (r + 1).
+    """
+
+    left: tuple[float, ...]
+
+
 @torch.no_grad()
 def residual_factors(
     weight: Tensor,
@@ -38,7 +49,7 @@ def residual_factors(
     rank: int,
     generator: torch.Generator,
     norm: InputNorm | None = None,
-) -> Factors:
+) -> ResidualFactors:
     """Return the factors of a rank-r approximation of W − W̃ by randomised SVD.
 
     The singular values are shared evenly: L1 = P·√S and L2 = √S·Qᵀ; signs are such that each row of
@@ -69,7 +80,13 @@ def residual_factors(
     root = singular[:rank].sqrt()
     L1 = (basis @ left[:, :rank]) * (root * signs)
     L2 = (root * signs)[:, None] * right[:rank]
-    return Factors(L1, L2) if norm is None else balanced(L1, norm.unwhiten(L2))
+    whole = residual.square().sum().clamp_min(torch.finfo(residual.dtype).tiny)
+    taken = singular[:rank].square().cumsum(0) / whole
+    shares = (1.0, *(1.0 - taken).clamp_min(0.0).tolist())
+    if norm is not None:
+        even = balanced(L1, norm.unwhiten(L2))
+        L1, L2 = even.L1, even.L2
+    return ResidualFactors(L1, L2, shares)
 
 
 def balanced(L1: Tensor, L2: Tensor) -> Factors:

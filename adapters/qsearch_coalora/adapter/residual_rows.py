@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.errors import EvaluationError
-from qsearch.space.configuration import Configuration
-from qsearch_coalora.adapter.residual import Factors, residual_factors
+from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch_coalora.adapter.residual import ResidualFactors, residual_factors
 from qsearch_coalora.adapter.row_entries import Entry, RowEntries
 from qsearch_coalora.weights.input_norm import InputNorm
 from qsearch_coalora.weights.switching import FULL_PRECISION, QuantizedWeights
@@ -97,8 +97,24 @@ class ResidualRows:
         if entry is not None:
             A[: self.rank], B[:, : self.rank] = entry.A, entry.B
             return
+        factors = self._residual_factors(position, chosen, dequantize)
+        A[: self.rank] = factors.L2
+        B[:, : self.rank] = factors.L1 / self._scaling
 
-        def make() -> Factors:
+    def error_left(self, position: int, chosen: LayerConfiguration) -> tuple[float, ...]:
+        """Return the share of a layer's squared error that residual factors of rank 0, 1, … leave.
+
+        In the norm that they are nearest in.
+        """
+        return self._residual_factors(position, chosen).left
+
+    def _residual_factors(
+        self,
+        position: int,
+        chosen: LayerConfiguration,
+        dequantize: Callable[[], Tensor] | None = None,
+    ) -> ResidualFactors:
+        def make() -> ResidualFactors:
             weights = self._weights
             dequantized = dequantize() if dequantize else weights.dequantized(position, chosen)
             if not dequantized.isfinite().all():
@@ -110,9 +126,7 @@ class ResidualRows:
             original, norm = weights.originals[position], self.norms[position]
             return residual_factors(original, dequantized, self.rank, generator, norm)
 
-        factors = self._weights.cache.get(("residual", position, chosen), make)
-        A[: self.rank] = factors.L2
-        B[:, : self.rank] = factors.L1 / self._scaling
+        return self._weights.cache.get(("residual", position, chosen), make)
 
     @torch.no_grad()
     def open_entries(self, configurations: Sequence[Configuration]) -> None:

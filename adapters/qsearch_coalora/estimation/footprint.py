@@ -35,7 +35,9 @@ def model_footprint(job: AdapterJob, tokens: int, has_adapter: bool) -> Footprin
     state = {name: one for name, one in job.state().items() if one.data_ptr() not in own}
     kept = plan_checkpoint(job.module, state, {}, dtype).kept
     other, adapter, quantized = plan_of(kept, dtype), dict[str, Tensor](), dict[str, Tensor]()
+    # A rank that is searched is part of the average bits; here it counts for the header alone.
     rank = job.adapted.options.rank * has_adapter
+    fixed = not job.adapted.options.searched_ranks
     longest = {shape: _longest(job.quantizer, shape) for shape in {one.shape for one in layers}}
     for path, layer in zip(job.paths, layers, strict=True):
         factors = {} if layer.is_table else factor_plan(rank, layer.shape, dtype, None)
@@ -46,7 +48,7 @@ def model_footprint(job: AdapterJob, tokens: int, has_adapter: bool) -> Footprin
     return Footprint(
         quantized_weights=sum(layer.parameters for layer in layers),
         other_bytes=_bytes(other) + longest_header({**other, **adapter, **quantized}, total),
-        adapter_bytes=_bytes(adapter),
+        adapter_bytes=_bytes(adapter) * fixed,
         running=_running_memory(job, tokens, _bytes(loaded) - _bytes(other) - _bytes(adapter)),
     )
 

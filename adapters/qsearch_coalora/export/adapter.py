@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qsearch_quantizers.packed.adapter_owner import owner_digest, owner_mark
 from qsearch_quantizers.packed.layers import QUANT_METHOD
@@ -23,6 +23,7 @@ from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import (
     CLASSIFIER,
     AdapterJob,
+    adapter_ranks,
     adapter_state,
     auto_class,
     folded_adapter,
@@ -30,6 +31,9 @@ from qsearch_coalora.export.job import (
     packable,
 )
 from qsearch_coalora.models.source import ModelSource, locate_model
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _CARD = """\
 # {method} adapter for {model}
@@ -80,7 +84,15 @@ def adapter_files(job: AdapterJob) -> dict[str, int]:
 
 
 def _plan(job: AdapterJob) -> Plan:
-    return plan_of(adapter_state(job), job.storage.dtype)
+    if not job.has_adapter:
+        raise InputError("--format adapter: the layers of this configuration have no adapter")
+    return plan_of(_state(job), job.storage.dtype)
+
+
+def _state(job: AdapterJob) -> dict[str, Tensor]:
+    """Return the adapter's tensors: of the configuration, and next to them those of the head."""
+    of_all = {name: one for name, one in adapter_state(job).items() if ".lora_" not in name}
+    return of_all | dict(folded_adapter(job))
 
 
 def export_adapter(job: AdapterJob, directory: Path) -> None:
@@ -98,16 +110,21 @@ def export_adapter(job: AdapterJob, directory: Path) -> None:
     config.modules_to_save = list(adapted.head_names) or None
     config.auto_mapping = mark
     config.target_modules = sorted(config.target_modules)  # A set has another order each time.
+    if not job.one_rank:
+        ranks = {path: rank for path, rank in adapter_ranks(job).items() if rank}
+        config.target_modules = sorted(ranks)
+        config.r = config.lora_alpha = max(ranks.values())
+        # B holds the scaling, so each alpha is the rank, and readers of r alone get it right too.
+        config.rank_pattern = config.alpha_pattern = ranks
     config.save_pretrained(str(directory))
     with tensor_files(directory, {ADAPTER_FILE: _plan(job)}) as put:
-        tensors = dict(folded_adapter(job))
-        for name, tensor in (adapter_state(job) | tensors).items():
+        for name, tensor in _state(job).items():
             put(name, as_stored(name, tensor, job.storage.dtype))
     readable = {name: dict(layer) for name, layer in job.configuration.items()}
     write_json(directory / "configuration.json", readable)
     folded = "" if adapted.theta is None else _FOLDED
     weights = _CALIBRATED if needs_inputs(job.quantizer) else ""
-    rank = adapted.options.rank
+    rank = max(job.ranks)
     write_card(
         job,
         directory,

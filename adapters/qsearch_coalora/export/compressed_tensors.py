@@ -136,7 +136,7 @@ def _write_card(job: AdapterJob, directory: Path, schemes: tuple[WeightScheme, .
     notes = kernel_notes(zip(job.layers, schemes, strict=True))
     asymmetric = not all(scheme.symmetric for scheme in schemes)
     converted = asymmetric or any(layer.is_table for layer in job.layers)
-    rank = job.adapted.options.rank
+    rank = max(job.ranks)
     lora = f" --enable-lora --lora-modules tuned=path/adapter --max-lora-rank {rank}"
     write_card(
         job,

@@ -208,15 +208,18 @@ def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
 
 
 def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
-    """Return a writer of the adapter; its alpha is its rank, since B holds the scaling."""
-    gguf, dtype, rank = plan.gguf, job.storage.dtype, job.adapted.options.rank
+    """Return a writer of the adapter, without an alpha, since B holds the scaling.
+
+    llama.cpp divides alpha by each layer's own rank, and leaves both out where alpha is 0.
+    """
+    gguf, dtype = plan.gguf, job.storage.dtype
     writer = gguf.GGUFWriter(path, plan.original.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
     kind = gguf.GGMLQuantizationType[TYPES[dtype]]
-    for name, layer in zip(plan.names, job.adapted.layers, strict=True):
-        if layer.is_table:
+    for name, layer, rank in zip(plan.names, job.adapted.layers, job.ranks, strict=True):
+        if not rank:
             continue
         rows, columns = layer.shape
         _add_bytes(writer, f"{name}.lora_a", (rank, columns * dtype.itemsize), kind)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -30,17 +31,23 @@ if TYPE_CHECKING:
 class AdapterJob:
     """The engine's export job for the trainers of this package, with their adapted model.
 
-    ``foreign`` names layers whose quantized weights another library made, so that they cannot be
-    exported; the LoRA that was trained next to them can.
+    ``searched`` is the configuration with all knobs, those of the trainer too. ``foreign`` names
+    layers whose quantized weights another library made, so that they cannot be exported; the LoRA
+    that was trained next to them can.
     """
 
     adapted: AdaptedModel
     model: ModelSpec
     tokenizer: Any
-    configuration: Configuration
+    searched: Configuration
     quantizer: Quantizer
     method: str
     foreign: tuple[str, ...] = ()
+
+    @cached_property
+    def configuration(self) -> Configuration:
+        """The layer configurations, as the quantizer has them."""
+        return self.adapted.ranks.plain(self.searched)
 
     @property
     def layers(self) -> tuple[LayerSpec, ...]:
@@ -70,14 +77,23 @@ class AdapterJob:
         return Storage(stored_type(self.model))
 
     @property
-    def rank(self) -> int:
+    def ranks(self) -> tuple[int, ...]:
         """Of each layer's adapter, 0 without one; tables have none."""
-        return self.adapted.options.rank * self.has_adapter
+        own = self.adapted.ranks.of(self.searched) if self.has_adapter else ()
+        return (*own, *(0,) * (len(self.layers) - len(own)))
+
+    @property
+    def one_rank(self) -> bool:
+        """Whether all layers have the adapter's whole rank."""
+        rank = self.adapted.options.rank
+        return all(own == rank for own in self.adapted.ranks.of(self.searched))
 
     @property
     def has_adapter(self) -> bool:
         """Whether there is more than the quantized weights."""
-        return any(layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
+        ranks = self.adapted.ranks.of(self.searched)
+        scalings = (layer.scaling[ADAPTER] for layer in self.adapted.lora_layers)
+        return any(rank and scaling for rank, scaling in zip(ranks, scalings, strict=True))
 
     def state(self) -> dict[str, Tensor]:
         """Return the module's tensors by the names that they have without an adapter.
@@ -121,7 +137,7 @@ class AdapterJob:
         """Yield A′ and B·α/r of each layer, of rank 0 for tables; none where it is merged."""
         if not self.has_adapter:
             return
-        for A, B in self.adapted.folded_factors(self.configuration):
+        for A, B in self.adapted.folded_factors(self.searched):
             yield A, B * self.adapted.options.scaling
         for layer in self.layers[len(self.adapted.adapted_layers) :]:
             rows, columns = layer.shape
@@ -147,13 +163,13 @@ def require_own_weights(job: ExportJob) -> None:
         require()
 
 
-def adapter_rank(job: ExportJob) -> int:
-    """Return the rank of a job's adapter, 0 without one."""
-    if not job.has_adapter:
-        return 0
-    # Jobs of this package say it; of others, the first layer's factors do.
-    rank: int | None = getattr(job, "rank", None)
-    return len(next(job.factors())[0]) if rank is None else rank
+def adapter_ranks(job: ExportJob) -> dict[str, int]:
+    """Return the rank of each layer's adapter, by module path; 0 is none."""
+    # Jobs of this package say it; of others, the factors do.
+    ranks: tuple[int, ...] | None = getattr(job, "ranks", None)
+    if ranks is None:
+        ranks = tuple(len(A) for A, _ in job.factors()) or (0,) * len(job.layers)
+    return dict(zip(job.paths, ranks, strict=True))
 
 
 def layer_configurations(job: ExportJob) -> dict[str, LayerConfiguration]:
@@ -188,15 +204,17 @@ def adapter_state(job: AdapterJob) -> dict[str, Tensor]:
 def folded_adapter(job: AdapterJob) -> Iterator[tuple[str, Tensor]]:
     """Yield the configuration's factors by their names in :func:`adapter_state`.
 
-    With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs.
+    With A′ = (I + U)·A in the place of A, plain PEFT gives the same outputs. Layers of rank 0 have
+    none. Where ranks differ, B holds the scaling, since PEFT's depends on the rank.
     """
     adapted = job.adapted
     names = {id(module): name for name, module in adapted.peft_model.named_modules()}
-    factors = adapted.folded_factors(job.configuration)
+    factors = adapted.folded_factors(job.searched)
     for layer, (A, B) in zip(adapted.lora_layers, factors, strict=True):
         name = names[id(layer)]
-        yield f"{name}.lora_A.weight", A
-        yield f"{name}.lora_B.weight", B
+        if len(A):
+            yield f"{name}.lora_A.weight", A
+            yield f"{name}.lora_B.weight", B if job.one_rank else B * adapted.options.scaling
 
 
 def packable(quantizer: Quantizer, format: str) -> tuple[PackableQuantizer, dict[str, Any]]:

@@ -12,7 +12,7 @@ from qsearch._distribution import DISTRIBUTION, install_extra
 from qsearch.plugins.exporters import ExportJob
 from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.job import (
-    adapter_rank,
+    adapter_ranks,
     layer_configurations,
     packable,
     require_own_weights,
@@ -68,10 +68,19 @@ def plan_packed(job: ExportJob, format: str, with_adapter: bool) -> PackedExport
         quantizer,
         options,
         layer_configurations(job),
-        adapter_rank(job) if with_adapter else 0,
+        _rank(job) if with_adapter else 0,
         job.storage.dtype,
         job.storage.adapter_bits,
     )
+
+
+def _rank(job: ExportJob) -> int | dict[str, int]:
+    """Return the rank of all layers that have an adapter, or those of each where they differ."""
+    ranks = adapter_ranks(job)
+    of_layers = {
+        ranks[path] for path, layer in zip(job.paths, job.layers, strict=True) if not layer.is_table
+    }
+    return of_layers.pop() if len(of_layers) == 1 else ranks
 
 
 def _write(job: ExportJob, directory: Path, format: str, with_adapter: bool) -> None:

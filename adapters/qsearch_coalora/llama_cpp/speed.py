@@ -179,7 +179,7 @@ def _products(
         for chosen in quantizer.choices().layer_configurations:
             if isinstance(quantizer, SupportsShapeChoices) and not quantizer.takes(shape, chosen):
                 continue
-            own = replace(job, configuration=Configuration({layer.name: chosen}))
+            own = replace(job, searched=Configuration({layer.name: chosen}))
             try:
                 kind = planned_type(own, position, "gguf")
             except InputError:  # An export of it is refused, too.

@@ -2,28 +2,58 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
 
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Quantizer, Split, Task
+from qsearch.plugins.trainer_knobs import without_trainer_knobs
+from qsearch.space.configuration import Knob, KnobValue, LayerConfiguration
+from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
+from qsearch_coalora.adapter.layer_ranks import RANK
 from qsearch_coalora.adapter.shape import AdapterShape
 from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.residual import RESIDUAL_RANK, ResidualOptions
 from qsearch_coalora.training.residual_norms import use_residual_norms
 from qsearch_coalora.training.study_model import StudyModel
+
+FACTOR_BITS = 16
+"""Of a value of the adapter, as sizes count it."""
 
 
 class ComposedLoRAOptions(ResidualOptions):
     """Options of Composed LoRA.
 
     Args:
+        ranks: Ranks that the search may give a layer, ``rank`` being the greatest. None means that
+            all layers have ``rank``. A layer of less has the first rows: those of its layer
+            configuration, largest singular value first, then shared ones.
         residual_learning_rate: Peak rate for the factors of layer configurations. None means that
             of the shared ones.
     """
 
+    ranks: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(default=None, min_length=2)
     residual_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _rising_to_rank(self) -> ComposedLoRAOptions:
+        if self.ranks is not None and (
+            list(self.ranks) != sorted(set(self.ranks)) or self.ranks[-1] != self.rank
+        ):
+            raise ValueError(f"ranks must rise to rank, {self.rank}, not {list(self.ranks)}")
+        return self
+
+    @property
+    def searched_ranks(self) -> tuple[int, ...]:
+        """Ranks that the search may give a layer; none where all layers have ``rank``."""
+        return self.ranks or ()
 
     @property
     def entry_rank(self) -> int:
@@ -69,6 +99,53 @@ class ComposedLoRATrainer(AdapterTrainer):
             details={"residual_rank": rank, "residual_norm": options.residual_norm},
         )
         super().__init__(study, SharedAdapter(study))
+        self._ranks = options.searched_ranks
+
+    # The rank as a knob of the search
+
+    def trainer_knobs(self) -> tuple[Knob, ...]:
+        """Return the knob ``rank``, if it is searched."""
+        return (Knob(RANK, self._ranks),) if self._ranks else ()
+
+    def takes_values(self, layer: LayerSpec, values: Mapping[str, KnobValue]) -> bool:
+        """Return whether a layer can have a rank: tables have none."""
+        return not layer.is_table or values[RANK] == 0
+
+    def added_bits(self, shape: tuple[int, int], values: Mapping[str, KnobValue]) -> float:
+        """Return the bits per weight that factors of 16 bits take."""
+        rank = values[RANK]
+        assert isinstance(rank, int)
+        return rank * sum(shape) * FACTOR_BITS / (shape[0] * shape[1])
+
+    def quantization_error(
+        self, layer_configurations: Sequence[LayerConfiguration]
+    ) -> npt.NDArray[np.float64]:
+        """Return relative squared error (layers × layer configurations), less what a rank mends.
+
+        That is the share of the error, in the norm of the residual factors, that those of the rank
+        take away before they are trained.
+        """
+        if not self._ranks:
+            return super().quantization_error(layer_configurations)
+        names = self.study.quantizer.choices().names
+        plain = [without_trainer_knobs(names, one) for one in layer_configurations]
+        distinct = list(dict.fromkeys(plain))
+        errors = super().quantization_error(distinct)
+        adapted = self.study.adapted
+        with clear_memory_errors():
+            left = np.array(
+                [
+                    [adapted.residual.error_left(position, one) for one in distinct]
+                    for position in range(len(adapted.adapted_layers))
+                ]
+            )
+        columns = []
+        for one, searched in zip(plain, layer_configurations, strict=True):
+            column = errors[:, distinct.index(one)].copy()
+            rank = min(searched.integer(RANK), self.study.options.entry_rank)
+            column[: len(left)] *= left[:, distinct.index(one), rank]
+            columns.append(column)
+        return np.stack(columns, axis=1)
 
     def evaluate_full_precision(self, split: Split) -> Evaluation:
         """Evaluate the original weights with the shared factors alone."""

@@ -87,6 +87,11 @@ class TrainingOptions(BaseModel):
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
+    def searched_ranks(self) -> tuple[int, ...]:
+        """Ranks that the search may give a layer; none where all layers have ``rank``."""
+        return ()
+
+    @property
     def entry_rank(self) -> int:
         """Rank of factors that are trained for each layer configuration of each layer by itself."""
         return 0

@@ -95,8 +95,9 @@ class TrainingLoop:
             loss_of = partial(held_out_loss, study)
             self._held_out = HeldOutLoss(options.early_stopping, followed, loss_of)
         self._objective = Objective(study)
-        adapted.weights.expect(configurations, adapted.shape.fixed_rank)
-        adapted.residual.open_entries(configurations)
+        plain = [adapted.ranks.plain(configuration) for configuration in configurations]
+        adapted.weights.expect(plain, adapted.shape.fixed_rank)
+        adapted.residual.open_entries(plain)
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]

@@ -1,9 +1,10 @@
 """The ``quantization_config`` of a packed export's ``config.json``.
 
 It has the quantizer's name and options, ``layers`` with layer configurations by module path,
-``adapter_rank``, the rank of every layer's adapter (0 is none; embeddings and output heads never
-have one), ``adapter_bits``, 8 where it is in codes, and ``sha256``, the digests of the weight files
-by name, and of the other fields under ``quantization_config``; nothing is checked if it is null.
+``adapter_rank``, the rank of every layer's adapter, or ranks by module path where they differ (0 is
+none; embeddings and output heads never have one), ``adapter_bits``, 8 where it is in codes, and
+``sha256``, the digests of the weight files by name, and of the other fields under
+``quantization_config``; nothing is checked if it is null.
 """
 
 from __future__ import annotations
@@ -33,7 +34,12 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     "quantizer": (lambda value: isinstance(value, str), "must be a name"),
     "quantizer_options": (_is_section, "must be a section of options"),
     "layers": (_is_section, "must be a section of layers"),
-    "adapter_rank": (_is_whole, "must be a whole number of 0 or more"),
+    "adapter_rank": (
+        lambda value: (
+            _is_whole(value) or (_is_section(value) and all(map(_is_whole, value.values())))
+        ),
+        "must be a whole number of 0 or more, or a section of them",
+    ),
     "adapter_bits": (
         lambda value: value is None or (type(value) is int and value == 8),
         "must be 8 or null",
@@ -44,6 +50,11 @@ _FIELDS: dict[str, tuple[_Check, str]] = {
     ),
 }
 _OPTIONAL = {"adapter_rank": 0, "adapter_bits": None, "sha256": None}
+
+
+def rank_of(adapter_rank: int | Mapping[str, int], layer: str) -> int:
+    """Return the rank of a layer's adapter, by its module path."""
+    return adapter_rank if isinstance(adapter_rank, int) else adapter_rank.get(layer, 0)
 
 
 def checked_fields(fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from qsearch.plugins.tensor_layout import Decoder
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch_quantizers.packed.adapter_owner import AdapterGuard, owner_digest
 from qsearch_quantizers.packed.embedding import PackedEmbedding, TiedHead
-from qsearch_quantizers.packed.fields import checked_fields
+from qsearch_quantizers.packed.fields import checked_fields, rank_of
 from qsearch_quantizers.packed.layers import (
     QUANT_METHOD,
     SETTINGS,
@@ -47,7 +47,7 @@ class QsearchConfig(QuantizationConfigMixin):
     quantizer: str
     quantizer_options: dict[str, Any]
     layers: dict[str, Any]
-    adapter_rank: int
+    adapter_rank: int | dict[str, int]
     adapter_bits: int | None
     sha256: dict[str, Any] | None
 
@@ -98,17 +98,19 @@ class QsearchHfQuantizer(HfQuantizer):
         decoder = build_decoder(config.quantizer, config.quantizer_options)
         check_configuration(decoder, config.configuration)
         stored: dict[str, Stored] = {}
-        own_layers = {}
+        own_layers, own_ranks = {}, {}
         modules = {name for name, _ in model.named_modules(remove_duplicate=False)}
         for name, layer in config.configuration.items():
             own_name = _name_in(modules, model.base_model_prefix, name)
             if own_name is None:
                 continue
             own_layers[own_name] = dict(layer)
-            adapter = (config.adapter_rank, config.adapter_bits)
-            packed = _pack_layer(model, own_name, layer, decoder, *adapter)
+            rank = own_ranks[own_name] = rank_of(config.adapter_rank, name)
+            packed = _pack_layer(model, own_name, layer, decoder, rank, config.adapter_bits)
             stored |= {f"{name}.{key}": value for key, value in _stored(packed).items()}
         config.layers = own_layers  # As an export of this model names them.
+        if not isinstance(config.adapter_rank, int):
+            config.adapter_rank = own_ranks
         return stored
 
     def _process_model_after_weight_loading(self, model: PreTrainedModel, **_: Any) -> None:

@@ -18,6 +18,7 @@ from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.packed.bit_packing import packed_layout, packed_tensors
 from qsearch_quantizers.packed.checkpoints import Checkpoint, edit_config, plan_checkpoint
+from qsearch_quantizers.packed.fields import rank_of
 from qsearch_quantizers.packed.layers import (
     FORMAT_VERSION,
     QUANT_METHOD,
@@ -55,7 +56,7 @@ class PackedExport:
         quantizer: Whose tensors they are.
         quantizer_options: What it was made from.
         configuration: The layer configurations, by module path.
-        adapter_rank: Of each layer's adapter; 0 is none.
+        adapter_rank: Of each layer's adapter, or that of each by its module path; 0 is none.
         dtype: Stores what is not quantized, and the adapter.
         adapter_bits: 8, or None for an adapter of the type.
     """
@@ -65,7 +66,7 @@ class PackedExport:
     quantizer: PackableQuantizer
     quantizer_options: Mapping[str, Any]
     configuration: Mapping[str, LayerConfiguration]
-    adapter_rank: int
+    adapter_rank: int | Mapping[str, int]
     dtype: torch.dtype
     adapter_bits: int | None = None
 
@@ -94,7 +95,7 @@ class PackedExport:
         return plan_checkpoint(self.model, state, added, self.dtype)
 
     def _rank(self, name: str) -> int:
-        return 0 if _is_table(self.model, name) else self.adapter_rank
+        return 0 if _is_table(self.model, name) else rank_of(self.adapter_rank, name)
 
     def write(
         self, layers: Iterable[QuantizedLayer], directory: Path, tokenizer: Any = None
@@ -106,8 +107,8 @@ class PackedExport:
         tokenizer. One layer is in memory at a time; no float weight is copied.
 
         Raises:
-            InputError: If an adapter has not the rank of the others, or a value is too large for
-                the type.
+            InputError: If an adapter has not the rank that is said, or a value is too large for the
+                type.
         """
         with self.checkpoint.writing(directory, tokenizer) as put:
             for layer in layers:
@@ -118,8 +119,9 @@ class PackedExport:
                         f"layer {layer.name!r} cannot have an adapter in a packed export"
                     )
                 if rank != expected:
-                    ranks = sorted({rank, expected})
-                    raise InputError(f"adapters of one packed export have one rank, not {ranks}")
+                    raise InputError(
+                        f"the adapter of layer {layer.name!r} has rank {rank}, not {expected}"
+                    )
                 if rank and layer.A is not None and layer.B is not None:
                     tensors |= stored_factors(
                         layer.name, layer.A, layer.B, self.dtype, self.adapter_bits
@@ -130,7 +132,7 @@ class PackedExport:
             "quantizer": self.quantizer.name,
             "quantizer_options": dict(self.quantizer_options),
             "layers": {name: dict(layer) for name, layer in self.configuration.items()},
-            "adapter_rank": self.adapter_rank,
+            "adapter_rank": _as_json(self.adapter_rank),
             "adapter_bits": self.adapter_bits,
         }
         section = {
@@ -161,3 +163,7 @@ def _tied_to(model: PreTrainedModel, name: str) -> tuple[str, ...]:
             f"layer {name!r} shares its weight with another module and cannot be packed"
         )
     return ()
+
+
+def _as_json(rank: int | Mapping[str, int]) -> int | dict[str, int]:
+    return rank if isinstance(rank, int) else dict(rank)
