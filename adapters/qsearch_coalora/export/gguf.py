@@ -208,15 +208,12 @@ def _write_model(plan: _Plan, job: AdapterJob, path: Path) -> list[Tensor]:
 
 
 def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
-    """Return a writer of the adapter, without an alpha, since B holds the scaling.
-
-    llama.cpp divides alpha by each layer's own rank, and leaves both out where alpha is 0.
-    """
+    """Return a writer of the adapter; its alpha is the greatest rank, since B holds the scaling."""
     gguf, dtype = plan.gguf, job.storage.dtype
     writer = gguf.GGUFWriter(path, plan.original.architecture)
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, 0.0)
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(max(job.ranks)))
     kind = gguf.GGMLQuantizationType[TYPES[dtype]]
     for name, layer, rank in zip(plan.names, job.adapted.layers, job.ranks, strict=True):
         if not rank:
@@ -228,12 +225,14 @@ def _adapter_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:
 
 
 def _write_adapter(plan: _Plan, job: AdapterJob, orders: list[Tensor], path: Path) -> None:
+    alpha = max(job.ranks)
     with closing(_adapter_writer(plan, job, path)) as writer:
         _write_header(writer)
         for name, order, (A, B) in zip(plan.names, orders, job.factors(), strict=True):
             if not len(A):
                 continue
-            for part, factor in (("lora_a", A.cpu()), ("lora_b", B.cpu()[order])):
+            own = B.cpu()[order] * (len(A) / alpha)  # llama.cpp multiplies by alpha / rank.
+            for part, factor in (("lora_a", A.cpu()), ("lora_b", own)):
                 stored = as_stored(f"{name}.{part}", factor, job.storage.dtype).contiguous()
                 writer.write_tensor_data(stored.view(torch.uint8).numpy())
 

@@ -341,9 +341,9 @@ def sizes(folder):
     return {path.name: path.stat().st_size for path in folder.glob("*.safetensors")}
 
 
-def test_adapters_of_different_ranks_are_refused(tmp_path):
+def test_an_adapter_of_another_rank_than_is_said_is_refused(tmp_path):
     first, *others = quantized(small_model(), INTEGER, 4)
-    with pytest.raises(InputError, match=r"have one rank, not \[0, 4\]"):
+    with pytest.raises(InputError, match=rf"layer '{first.name}' has rank 0, not 4"):
         write(tmp_path, [replace(first, A=None, B=None), *others])
 
 
@@ -403,7 +403,11 @@ LAYER = {"bits": 2, "group_size": 32}
             {"format_version": 2},
             "format_version: must be 3 for this version of qsearch .export again., not 2",
         ),
-        ({"adapter_rank": -1}, "adapter_rank: must be a whole number of 0 or more, not -1"),
+        (
+            {"adapter_rank": -1},
+            "adapter_rank: must be a whole number of 0 or more, or a section of them, not -1",
+        ),
+        ({"adapter_rank": {"a": "4"}}, "adapter_rank: must be a whole number .*'4'"),
         ({"adapter_rank": 4}, "lacks the tensor .*adapter_A"),
         ({"adapter_rank": 4, "adapter_bits": 8}, "lacks the tensor .*adapter_A_codes"),
         ({"adapter_bits": 4}, "adapter_bits: must be 8 or null, not 4"),
