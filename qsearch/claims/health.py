@@ -24,6 +24,9 @@ _SURE = 4.0
 
 _LEAST_STEPS = 8
 
+_DRIFT = 0.01
+"""KL (nats) of an adapter alone that is worth telling: more than 8-bit weights change."""
+
 
 def health_warnings(
     record: StudyRecord, comparison: Comparison, claim: Claim | None
@@ -34,6 +37,7 @@ def health_warnings(
         _convergence(record),
         _precision(claim),
         _reference(record, comparison),
+        _drift(record),
     ]
     return tuple(text for text in warnings if text)
 
@@ -105,4 +109,16 @@ def _reference(record: StudyRecord, comparison: Comparison) -> str:
         f"trial {int(least['trial'])} is measurably better than full precision"
         f" ({difference.difference:+.4f} nats), so that full precision under this study's adapter"
         " is not the best that this model can do"
+    )
+
+
+def _drift(record: StudyRecord) -> str:
+    """Return how far training has moved the model from the original, with nothing quantized."""
+    full = record.rounds[-1].full_precision if record.rounds else None
+    kl = None if full is None else full.metrics.get("kl")
+    if kl is None or not kl.value > _DRIFT:
+        return ""
+    return (
+        f"with nothing quantized, the trained adapter has a KL of {kl.value:.4f} nats to the model"
+        " as it was loaded: so much of each configuration's kl may be what training has taught"
     )

@@ -12,7 +12,7 @@ from qsearch.claims.claims import Claim
 from qsearch.claims.comparison import Comparison
 from qsearch.claims.health import health_warnings
 from qsearch.claims.paired_difference import PairedDifference
-from qsearch.plugins.evaluation import ExampleScores
+from qsearch.plugins.evaluation import ExampleScores, MetricValue
 from qsearch.storage.example_scores import FULL_PRECISION, trial_name, write_example_scores
 from qsearch.storage.paths import examples_path
 from qsearch.storage.study_record import StudyRecord, read_study
@@ -83,3 +83,14 @@ def test_full_precision_that_is_measurably_worse(
         write_example_scores(examples_path(tmp_path, record.rounds[-1].round, name), scores)
     found = warnings(record, tmp_path)
     assert any("is measurably better than full precision" in text for text in found) == expected
+
+
+@pytest.mark.parametrize(("kl", "told"), [(0.317, True), (0.002, False), (None, False)])
+def test_an_adapter_that_has_moved_the_model_from_the_original(
+    record: StudyRecord, tmp_path: Path, kl: float | None, told: bool
+) -> None:
+    full = record.rounds[-1].full_precision
+    assert full is not None
+    metrics = dict(full.metrics) | ({} if kl is None else {"kl": MetricValue(kl)})
+    found = warnings(with_last(record, full_precision=replace(full, metrics=metrics)), tmp_path)
+    assert any("has a KL of 0.3170 nats to the model" in text for text in found) == told
