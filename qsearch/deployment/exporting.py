@@ -175,7 +175,8 @@ class _Writer:
 
     def job(self, row: pd.Series) -> ExportJob:
         """Return the export job of a row's configuration."""
-        return self.storage.job(self.trainer.export_job(row_configuration(row)))
+        job = self.trainer.export_job(row_configuration(row))
+        return self.storage.job(job, self.exporter)
 
     def require_within(self, criteria: Criteria, row: pd.Series, nbytes: int) -> None:
         """Raise InputError if a row's weight files take more than a budget of bytes."""

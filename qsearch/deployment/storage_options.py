@@ -21,7 +21,7 @@ class StorageOptions:
 
     Args:
         dtype: ``auto`` is the checkpoint's own 16-bit type, else bfloat16.
-        adapter_bits: 8, or None for an adapter of that type.
+        adapter_bits: 8, or None for an adapter as the study says, by default of that type.
     """
 
     dtype: str = OWN_TYPE
@@ -43,14 +43,16 @@ class StorageOptions:
                 f"--adapter-bits {bits}: must be {', '.join(map(str, ADAPTER_BITS))}; without it"
                 " the adapter is stored in the type of --dtype"
             )
-        if bits not in getattr(exporter, "adapter_bits", ()):
+        if bits not in _codes_of(exporter):
             raise InputError(
                 f"--adapter-bits {bits}: the format {format!r} does not store an adapter in codes;"
                 f" formats that do: {', '.join(formats_with_adapter_bits(bits))}"
             )
 
-    def job(self, job: ExportJob) -> ExportJob:
+    def job(self, job: ExportJob, exporter: Exporter | None = None) -> ExportJob:
         """Return a job that is stored so.
+
+        An adapter is in the codes that the study says, if the exporter can store it so.
 
         Raises:
             InputError: If an adapter of some bits is asked for, and there is none.
@@ -61,11 +63,21 @@ class StorageOptions:
             )
         import torch
 
-        dtype = job.storage.dtype if self.dtype == OWN_TYPE else getattr(torch, self.dtype)
-        return with_answers(job, {"storage": Storage(dtype, self.adapter_bits)})
+        own = job.storage
+        dtype = own.dtype if self.dtype == OWN_TYPE else getattr(torch, self.dtype)
+        bits = self.adapter_bits
+        if bits is None and job.has_adapter and own.adapter_bits in _codes_of(exporter):
+            bits = own.adapter_bits
+        return with_answers(job, {"storage": Storage(dtype, bits)})
 
 
 DEFAULT_STORAGE = StorageOptions()
+
+
+def _codes_of(exporter: Exporter | None) -> tuple[int, ...]:
+    """Return the bits of adapters in codes that an exporter can store."""
+    bits: tuple[int, ...] = getattr(exporter, "adapter_bits", ())
+    return bits
 
 
 def with_answers(job: ExportJob, answers: Mapping[str, Any]) -> ExportJob:

@@ -37,10 +37,10 @@ def model_footprint(job: AdapterJob, tokens: int, has_adapter: bool) -> Footprin
     other, adapter, quantized = plan_of(kept, dtype), dict[str, Tensor](), dict[str, Tensor]()
     # A rank that is searched is part of the average bits; here it counts for the header alone.
     rank = job.adapted.options.rank * has_adapter
-    fixed = not job.adapted.options.searched_ranks
+    fixed, bits = not job.adapted.options.searched_ranks, job.adapted.options.adapter_bits
     longest = {shape: _longest(job.quantizer, shape) for shape in {one.shape for one in layers}}
     for path, layer in zip(job.paths, layers, strict=True):
-        factors = {} if layer.is_table else factor_plan(rank, layer.shape, dtype, None)
+        factors = {} if layer.is_table else factor_plan(rank, layer.shape, dtype, bits)
         adapter |= {f"{path}.{key}": tensor for key, tensor in factors.items()}
         quantized |= {f"{path}.{key}": one for key, one in longest[layer.shape][0].items()}
     total = _bytes(other) + _bytes(adapter) + sum(longest[layer.shape][1] for layer in layers)

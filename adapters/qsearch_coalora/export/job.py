@@ -73,8 +73,11 @@ class AdapterJob:
 
     @property
     def storage(self) -> Storage:
-        """What is not quantized is stored in the checkpoint's own 16-bit type, or bfloat16."""
-        return Storage(stored_type(self.model))
+        """What is not quantized is stored in the checkpoint's own 16-bit type, or bfloat16.
+
+        The adapter is stored as the study says.
+        """
+        return Storage(stored_type(self.model), self.adapted.options.adapter_bits)
 
     @property
     def ranks(self) -> tuple[int, ...]:

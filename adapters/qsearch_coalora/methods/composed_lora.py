@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
+from qsearch_quantizers.packed.adapter_bytes import adapter_bytes
 
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Quantizer, Split, Task
@@ -23,9 +24,6 @@ from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.residual import RESIDUAL_RANK, ResidualOptions
 from qsearch_coalora.training.residual_norms import use_residual_norms
 from qsearch_coalora.training.study_model import StudyModel
-
-FACTOR_BITS = 16
-"""Of a value of the adapter, as sizes count it."""
 
 
 class ComposedLoRAOptions(ResidualOptions):
@@ -112,10 +110,10 @@ class ComposedLoRATrainer(AdapterTrainer):
         return not layer.is_table or values[RANK] == 0
 
     def added_bits(self, shape: tuple[int, int], values: Mapping[str, KnobValue]) -> float:
-        """Return the bits per weight that factors of 16 bits take."""
-        rank = values[RANK]
+        """Return the bits per weight that factors take, in 16 bits or in codes."""
+        rank, options = values[RANK], self.study.options
         assert isinstance(rank, int)
-        return rank * sum(shape) * FACTOR_BITS / (shape[0] * shape[1])
+        return 8 * adapter_bytes(rank, shape, options.adapter_bits) / (shape[0] * shape[1])
 
     def quantization_error(
         self, layer_configurations: Sequence[LayerConfiguration]

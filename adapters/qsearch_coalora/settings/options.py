@@ -53,6 +53,7 @@ class TrainingOptions(BaseModel):
     rank: int = Field(default=16, ge=1)
     alpha: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     loss: Loss | None = None
+    adapter_bits: Literal[8] | None = None
     learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     later_learning_rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)

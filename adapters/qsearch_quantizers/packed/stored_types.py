@@ -6,10 +6,8 @@ import torch
 from torch import Tensor
 
 from qsearch.errors import InputError
+from qsearch_quantizers.packed.adapter_bytes import ADAPTER_BLOCK, scales_of
 from qsearch_quantizers.packed.tensor_files import Plan, planned
-
-ADAPTER_BLOCK = 64
-"""Codes of an adapter that share a scale."""
 
 ADAPTER_SCALE = torch.bfloat16
 """Type of these scales: an adapter's values are as small as float16 cannot hold."""
@@ -58,9 +56,8 @@ def factor_plan(
         }
     plan = {}
     for name, features in (("adapter_A", columns), ("adapter_B", rows)):
-        blocks = -(-rank * features // ADAPTER_BLOCK)
         plan[f"{name}_codes"] = planned((rank, features), torch.int8)
-        plan[f"{name}_scales"] = planned((blocks,), ADAPTER_SCALE)
+        plan[f"{name}_scales"] = planned((scales_of(rank, features),), ADAPTER_SCALE)
     return plan
 
 

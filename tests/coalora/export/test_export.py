@@ -22,7 +22,9 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForSequenceClassification
 
 from qsearch.deployment.exporting import FACTS_FILE
+from qsearch.deployment.storage_options import StorageOptions
 from qsearch.errors import InputError
+from qsearch.plugins.registry import load_plugin
 from qsearch.plugins.stored_bytes import stored_bytes
 from qsearch.spec.sections import ModelSpec
 from qsearch.testing.samples import draw_configurations
@@ -353,3 +355,23 @@ def test_a_card_shows_names_as_they_are(packing_study, tmp_path) -> None:
     assert card.data.base_model == trainer.study.model.name
     assert "# `'<img src=x>' # a: [🙂`, packed by qsearch" in card.text
     assert "(`pip install qsearch-llm`)" in card.text
+
+
+def test_a_study_may_count_and_store_its_adapter_in_codes(
+    make_trainer, make_configuration, tmp_path
+) -> None:
+    plugin = NormalFloat(NormalFloat.Options())
+    whole, coded = (make_trainer(plugin=plugin, adapter_bits=bits) for bits in (None, 8))
+    chosen = make_configuration(coded, 0)
+    sizes = []
+    for trainer in (whole, coded):
+        packed = load_plugin("exporters", "packed")()
+        job = StorageOptions().job(trainer.export_job(chosen), packed)
+        packed.write(job, tmp_path / str(job.storage.adapter_bits))
+        sizes.append(sum(weight_files(tmp_path / str(job.storage.adapter_bits)).values()))
+    saved = whole.footprint().adapter_bytes - coded.footprint().adapter_bytes
+    headers = 300 * len(coded.layers())  # Codes and scales have names of their own.
+    assert 0 < saved - (sizes[0] - sizes[1]) < headers
+    # Formats that store no codes have the values.
+    merged = StorageOptions().job(coded.export_job(chosen), load_plugin("exporters", "merged")())
+    assert merged.storage.adapter_bits is None

@@ -11,7 +11,7 @@ import torch
 from peft import PeftModel
 from pydantic import ValidationError
 from qsearch_coalora.adapter.layer_ranks import RANK
-from qsearch_coalora.methods.composed_lora import FACTOR_BITS, ComposedLoRATrainer
+from qsearch_coalora.methods.composed_lora import ComposedLoRATrainer
 from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_quantizers.integer.quantizer import Integer
 from transformers import AutoModelForCausalLM
@@ -89,7 +89,7 @@ def test_a_rank_adds_the_bits_of_its_factors(make: Any) -> None:
     bits = 0.0
     for layer in trainer.layers():
         rank = chosen[layer.name].integer(RANK)
-        bits += layer.parameters * (4 + 16 / 32) + rank * sum(layer.shape) * FACTOR_BITS
+        bits += layer.parameters * (4 + 16 / 32) + rank * sum(layer.shape) * 16
     expected = bits / sum(layer.parameters for layer in trainer.layers())
     assert space.average_bits(space.encode(chosen)) == pytest.approx(expected)
 
@@ -195,11 +195,15 @@ def test_a_packed_export_has_each_layers_rank(trained: Any, tmp_path: Path) -> N
     torch.testing.assert_close(loaded_logits(again, batch), expected, atol=1e-5, rtol=1e-4)
 
 
-def test_bytes_of_a_packed_export_are_those_of_the_search(trained: Any, tmp_path: Path) -> None:
-    trainer, chosen, *_ = trained
-    export(trainer, chosen, tmp_path / "own", "packed", dtype="bfloat16")
-    none = with_ranks(trainer, (0,))
-    export(trainer, none, tmp_path / "none", "packed", dtype="bfloat16")
+@pytest.mark.parametrize("adapter_bits", [None, 8])
+def test_bytes_of_a_packed_export_are_those_of_the_search(
+    make: Any, tmp_path: Path, adapter_bits: int | None
+) -> None:
+    trainer = make(adapter_bits=adapter_bits)
+    assert trainer.export_job(with_ranks(trainer, RANKS)).storage.adapter_bits == adapter_bits
+    chosen, none = with_ranks(trainer, (4, 0, 2)), with_ranks(trainer, (0,))
+    export(trainer, chosen, tmp_path / "own", "packed", "bfloat16", adapter_bits)
+    export(trainer, none, tmp_path / "none", "packed", "bfloat16")
     sizes = [sum(weight_files(tmp_path / name).values()) for name in ("own", "none")]
     weights = sum(layer.parameters for layer in trainer.layers())
     added = (bits_of(trainer, chosen) - bits_of(trainer, none)) * weights / 8
