@@ -43,6 +43,14 @@ def all_choices(quantizer: Quantizer, trainer: object) -> Choices:
     return Choices((*quantizer.choices().knobs, *trainer_knobs(trainer)))
 
 
+def taken_values(trainer: object, layer: LayerSpec) -> list[LayerConfiguration]:
+    """Return the values of a trainer's knobs that a layer can have, in order."""
+    if not isinstance(trainer, SupportsTrainerKnobs):
+        return []
+    every = Choices(trainer.trainer_knobs()).layer_configurations
+    return [values for values in every if trainer.takes_values(layer, values)]
+
+
 def layer_bytes(
     quantizer: Quantizer, trainer: object, shape: tuple[int, int], configuration: LayerConfiguration
 ) -> int:

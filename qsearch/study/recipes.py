@@ -13,8 +13,8 @@ from qsearch.errors import InputError
 from qsearch.plugins.components import StudyComponents
 from qsearch.plugins.formats import recipe_formats
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
-from qsearch.plugins.trainer_knobs import SupportsTrainerKnobs, trainer_knobs
-from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
+from qsearch.plugins.trainer_knobs import taken_values, trainer_knobs
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.storage.bounded_reading import read_bytes
 from qsearch.storage.directory import has_results
@@ -156,16 +156,12 @@ def _with_trainer_knobs(
     found: Mapping[str, LayerConfiguration], components: StudyComponents
 ) -> dict[str, LayerConfiguration]:
     """Return what a recipe says, which knows no knobs of a trainer, with their greatest values."""
-    space, trainer = components.space, components.trainer
-    own = trainer_knobs(trainer)
-    if not isinstance(trainer, SupportsTrainerKnobs) or not own:
+    if not trainer_knobs(components.trainer):
         return dict(found)
-    layers = {layer.name: layer for layer in space.layers}
     greatest = {
-        name: [one for one in Choices(own).layer_configurations if trainer.takes_values(layer, one)]
-        for name, layer in layers.items()
+        layer.name: taken_values(components.trainer, layer)[-1] for layer in components.space.layers
     }
-    return {name: LayerConfiguration({**one, **greatest[name][-1]}) for name, one in found.items()}
+    return {name: LayerConfiguration({**one, **greatest[name]}) for name, one in found.items()}
 
 
 def _own_configuration(

@@ -83,9 +83,13 @@ def adapter_files(job: AdapterJob) -> dict[str, int]:
     return {ADAPTER_FILE: file_bytes(_plan(job))}
 
 
-def _plan(job: AdapterJob) -> Plan:
+def _require_adapter(job: AdapterJob) -> None:
     if not job.has_adapter:
         raise InputError("--format adapter: the layers of this configuration have no adapter")
+
+
+def _plan(job: AdapterJob) -> Plan:
+    _require_adapter(job)
     return plan_of(_state(job), job.storage.dtype)
 
 
@@ -97,6 +101,7 @@ def _state(job: AdapterJob) -> dict[str, Tensor]:
 
 def export_adapter(job: AdapterJob, directory: Path) -> None:
     """Write a plain PEFT adapter, its configuration and a model card."""
+    _require_adapter(job)
     adapted = job.adapted
     config = copy.copy(adapted.peft_model.peft_config[ADAPTER])
     config.inference_mode = True

@@ -12,7 +12,8 @@ import pytest
 
 from qsearch.plugins.evaluation import Evaluation, TrainReport
 from qsearch.plugins.protocols import Quantizer, Split, Trainer, TrainerState
-from qsearch.space.configuration import Configuration
+from qsearch.plugins.trainer_knobs import all_choices, taken_values, trainer_knobs
+from qsearch.space.configuration import Choices, Configuration, LayerConfiguration
 from qsearch.storage.checkpoints import read_adapter, write_adapter
 from qsearch.storage.paths import adapter_path
 from qsearch.testing.comparison import assert_same, assert_same_tensors
@@ -57,9 +58,13 @@ class TrainerChecks:
 
     def configurations(self, trainer: Trainer) -> tuple[list[Configuration], Configuration]:
         """Return the set that trainers are trained on, and a configuration outside it."""
-        choices = self.quantizer().choices()
-        *members, other = draw_configurations(trainer.layers(), choices, SET + 1)
+        drawn = draw_configurations(trainer.layers(), self.choices(trainer), SET + 1)
+        *members, other = (_taken(trainer, configuration) for configuration in drawn)
         return members, other
+
+    def choices(self, trainer: Trainer) -> Choices:
+        """Return the layer configurations that there are, with the knobs that the trainer adds."""
+        return all_choices(self.quantizer(), trainer)
 
     def trained(self) -> Trained:
         """Train a new trainer for a round."""
@@ -99,6 +104,20 @@ class TrainerChecks:
                 assert left == pytest.approx(right, rel=0, abs=bound, nan_ok=True), (
                     f"{what}: {name} of number {place}"
                 )
+
+
+def _taken(trainer: Trainer, configuration: Configuration) -> Configuration:
+    """Return a configuration with values of the trainer's knobs that each layer can have."""
+    knobs = trainer_knobs(trainer)
+    if not knobs:
+        return configuration
+    chosen = {}
+    for layer in trainer.layers():
+        taken = taken_values(trainer, layer)
+        own = {knob.name: configuration[layer.name][knob.name] for knob in knobs}
+        values = own if own in [dict(one) for one in taken] else taken[0]
+        chosen[layer.name] = LayerConfiguration({**configuration[layer.name], **values})
+    return Configuration(chosen)
 
 
 def _sizes(evaluation: Evaluation) -> Iterator[tuple[str, float, float]]:

@@ -8,7 +8,8 @@ import pytest
 
 from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.evaluation import Evaluation, ExampleScores
-from qsearch.space.configuration import Configuration
+from qsearch.plugins.trainer_knobs import trainer_knobs
+from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.testing.trainer.base import TrainerChecks, copied, saved
 
 
@@ -26,7 +27,11 @@ class EvaluationChecks(TrainerChecks):
     def test_configurations_have_losses_of_their_own(self) -> None:
         trainer = self.trained().trainer
         quantizer = self.quantizer()
-        by_bits = sorted(quantizer.choices().layer_configurations, key=quantizer.storage_bits)
+        greatest = {knob.name: knob.values[-1] for knob in trainer_knobs(trainer)}
+        by_bits = [
+            LayerConfiguration({**one, **greatest})
+            for one in sorted(quantizer.choices().layer_configurations, key=quantizer.storage_bits)
+        ]
         uniform = [
             Configuration({layer.name: choice for layer in trainer.layers()})
             for choice in (by_bits[0], by_bits[-1])

@@ -13,6 +13,7 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsExport, SupportsQuantizerCheck
 from qsearch.plugins.protocols import QuantizedTensor, Trainer
 from qsearch.plugins.registry import load_plugin
+from qsearch.plugins.trainer_knobs import without_trainer_knobs
 from qsearch.space.configuration import Configuration
 from qsearch.testing.exporter.files import assert_no_pickles
 from qsearch.testing.samples import sample_layer_configurations
@@ -32,11 +33,14 @@ class ExportChecks(TrainerChecks):
         trainer, exporting, configurations = self._exporting()
         before = copied(trainer.state())
         job = exporting.export_job(configurations[0])
-        assert job.configuration == configurations[0]
+        knobs = self.quantizer().choices().names
+        expected = {
+            name: without_trainer_knobs(knobs, one) for name, one in configurations[0].items()
+        }
+        assert job.configuration == Configuration(expected), "without the trainer's knobs"
         assert list(job.layers) == list(trainer.layers()), "layers"
         assert len(set(job.paths)) == len(job.layers), "paths"
         assert job.storage.dtype.itemsize == 2, "storage: a type of 16 bits"
-        assert job.storage.adapter_bits is None, "storage"
         state, factors = job.state(), list(job.factors())
         assert len(factors) == len(job.layers) * job.has_adapter, "factors"
         for position, (layer, path) in enumerate(zip(job.layers, job.paths, strict=True)):
@@ -44,7 +48,7 @@ class ExportChecks(TrainerChecks):
             quantized = job.quantized(position)
             assert isinstance(quantized, QuantizedTensor)
             assert quantized.shape == layer.shape, f"quantized weight of {path}"
-            assert quantized.configuration == configurations[0][layer.name], path
+            assert quantized.configuration == expected[layer.name], path
             if job.has_adapter:
                 A, B = factors[position]
                 assert (len(B), A.shape[1]) == layer.shape, f"factors of {path}"
@@ -83,5 +87,5 @@ class ExportChecks(TrainerChecks):
 
     def _uniform(self, trainer: Trainer) -> Iterator[Configuration]:
         """Yield configurations with all layers alike, since engines fuse some of them."""
-        for choice in sample_layer_configurations(self.quantizer().choices(), 12):
+        for choice in sample_layer_configurations(self.choices(trainer), 12):
             yield Configuration({layer.name: choice for layer in trainer.layers()})

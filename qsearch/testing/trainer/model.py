@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from qsearch.errors import InputError
 from qsearch.plugins.capabilities import SupportsEmbeddings
 from qsearch.plugins.contract import require_contract
 from qsearch.plugins.protocols import Requirements
+from qsearch.plugins.trainer_knobs import SupportsTrainerKnobs, taken_values, trainer_knobs
+from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.testing.comparison import assert_more_bits_pay
 from qsearch.testing.samples import sample_layer_configurations
@@ -73,13 +75,25 @@ class ModelChecks(TrainerChecks):
         ):
             assert 0 <= value < math.inf, f"operations and bytes: {needs}"
 
+    def test_each_layer_takes_values_of_the_trainers_knobs_whose_bits_are_known(self) -> None:
+        trainer = self.make()
+        if not trainer_knobs(trainer):
+            pytest.skip("this trainer adds no knobs")
+        assert trainer_knobs(trainer) == trainer_knobs(self.make()), "knobs of another trainer"
+        adding = cast(SupportsTrainerKnobs, trainer)
+        for layer in trainer.layers():
+            taken = taken_values(trainer, layer)
+            assert taken, f"values that {layer.name} can have"
+            bits = [adding.added_bits(layer.shape, values) for values in taken]
+            assert all(0 <= one < math.inf for one in bits), f"bits that {layer.name} gets"
+
 
 class LayerScoreChecks(TrainerChecks):
     """Errors and sensitivities of layers, of which the search makes its scores."""
 
     def test_quantization_errors_are_of_each_layer_and_layer_configuration(self) -> None:
         trainer = self.make()
-        sample = sample_layer_configurations(self.quantizer().choices(), 12)
+        sample = sample_layer_configurations(self.choices(trainer), 12)
         errors = trainer.quantization_error(sample)
         assert errors.shape == (len(trainer.layers()), len(sample))
         assert 0 <= errors.min() <= errors.max() <= MAX_ERROR
@@ -90,8 +104,11 @@ class LayerScoreChecks(TrainerChecks):
 
     def test_more_storage_bits_do_not_give_more_error(self) -> None:
         quantizer = self.quantizer()
+        trainer = self.make()
+        greatest = {knob.name: knob.values[-1] for knob in trainer_knobs(trainer)}
         sample = sample_layer_configurations(quantizer.choices(), 48)
-        errors = self.make().quantization_error(sample).mean(axis=0)
+        whole = [LayerConfiguration({**one, **greatest}) for one in sample]
+        errors = trainer.quantization_error(whole).mean(axis=0)
         bits = [quantizer.storage_bits(configuration) for configuration in sample]
         assert_more_bits_pay(bits, errors)
 

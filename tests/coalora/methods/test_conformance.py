@@ -59,6 +59,16 @@ class TestComposedLoRA(OnBert):
     name = "composed-lora"
 
 
+class TestComposedLoRAOfSearchedRanks(OnBert):
+    name = "composed-lora"
+
+    def make(self) -> Trainer:
+        return self.build(rank=4, ranks=(0, 2, 4))
+
+    def make_other(self) -> Trainer:
+        return self.build(rank=2, ranks=(0, 2))
+
+
 class TestSharedLoRA(OnBert):
     name = "shared-lora"
 
