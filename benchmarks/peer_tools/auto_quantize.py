@@ -9,6 +9,10 @@ from typing import Any
 from benchmarks.peer_tools.inputs import MODEL, Allocation, Inputs, read_inputs, write_allocations
 
 
+KL_BATCH = 4
+"""Sequences that are compared at once: each batch quantizes all weights again."""
+
+
 def main(folder: Path, to: Path, method: str) -> None:
     """Write allocations: the scores of one search, solved for each size."""
     import modelopt.torch.quantization as mtq
@@ -18,8 +22,10 @@ def main(folder: Path, to: Path, method: str) -> None:
 
     inputs = read_inputs(folder)
     model = AutoModelForCausalLM.from_pretrained(folder / MODEL, dtype=torch.float32).eval()
-    batches = [{"input_ids": torch.tensor([one])} for one in inputs.tokens]
     gradient = method == "gradient"
+    tokens = torch.tensor(inputs.tokens)
+    # Gradients are of single sequences. KL is a mean, whatever the batch.
+    batches = [{"input_ids": part} for part in tokens.split(1 if gradient else KL_BATCH)]
 
     def forward(model: Any, batch: Any) -> Any:
         if gradient:
