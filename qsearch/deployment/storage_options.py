@@ -63,11 +63,10 @@ class StorageOptions:
             )
         import torch
 
-        own = job.storage
-        dtype = own.dtype if self.dtype == OWN_TYPE else getattr(torch, self.dtype)
-        bits = self.adapter_bits
-        if bits is None and job.has_adapter and own.adapter_bits in _codes_of(exporter):
-            bits = own.adapter_bits
+        dtype = job.storage.dtype if self.dtype == OWN_TYPE else getattr(torch, self.dtype)
+        bits, codes = self.adapter_bits, _codes_of(exporter)
+        if bits is None and codes and job.has_adapter and job.storage.adapter_bits in codes:
+            bits = job.storage.adapter_bits
         return with_answers(job, {"storage": Storage(dtype, bits)})
 
 

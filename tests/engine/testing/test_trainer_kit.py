@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from qsearch.plugins.evaluation import ExampleScores, MetricValue
-from qsearch.space.configuration import Configuration, LayerConfiguration
+from qsearch.space.configuration import Configuration, Knob, LayerConfiguration
 from qsearch.testing import TrainerConformance
 from qsearch.testing.exporter.job import SampleJob
 from tests.engine.testing.faults import altered, assert_found, checks, each, replaced, run
@@ -61,6 +61,15 @@ def jobs(**changes):
     return other(job_type=altered(SampleJob, **changes))
 
 
+def knobs(takes=True, bits=0.5):
+    """A trainer that adds a knob."""
+    return other(
+        trainer_knobs=lambda _: (Knob("rank", (0, 2)),),
+        takes_values=lambda *_: takes,
+        added_bits=lambda *_: bits,
+    )
+
+
 def moving(self, configuration):
     self.vector = self.vector + 1
     return Tiny.export_job(self, configuration)
@@ -85,6 +94,15 @@ FAULTS = {
         "weights are loaded": results(layers=lambda right: [torch.ones(8, 32), right][1]),
         "parameters": results(requirements=fields(parameters=0)),
         "operations and bytes": results(requirements=fields(evaluation_flops=NAN)),
+    },
+    "each_layer_takes_values_of_the_trainers_knobs_whose_bits_are_known": {
+        "knobs of another trainer": other(
+            trainer_knobs=lambda _: (Knob("rank", (0, 1 + next(numbers))),),
+            takes_values=lambda *_: True,
+            added_bits=lambda *_: 0.5,
+        ),
+        "values that block": knobs(takes=False),
+        "bits that block": knobs(bits=NAN),
     },
     "a_round_reports_its_steps_and_losses": {
         "3 == 4": results(steps=fields(steps=4)),
