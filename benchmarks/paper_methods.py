@@ -25,6 +25,8 @@ class Plan:
         seeds: Seeds of each method by its name.
         better: Those of the sizes at which CoA-LoRA is to be better than every other method.
         metric: What tables have next to the loss, with its unit and the units in a difference of 1.
+        benchmark: Whose plan it is; its records and runs are in folders of that name.
+        methods: Those that it may have; the paper's where none are given.
     """
 
     study: Path
@@ -35,6 +37,12 @@ class Plan:
     seeds: Mapping[str, int]
     better: tuple[float, ...]
     metric: tuple[str, str, float]
+    benchmark: str = "paper"
+    methods: Mapping[str, Method] | None = None
+
+    def method(self, name: str) -> Method:
+        """Return a method by its name."""
+        return (METHODS if self.methods is None else self.methods)[name]
 
     @property
     def name(self) -> str:
@@ -44,7 +52,7 @@ class Plan:
     @property
     def entries(self) -> Mapping[str, Entry]:
         """The methods by name."""
-        return {name: METHODS[name].entry(self) for name in self.seeds}
+        return {name: self.method(name).entry(self) for name in self.seeds}
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Method:
         has_adapter: Whether an adapter is shipped.
         changes: Assignments such as ``quantizer.name=integer``.
         by_plan: More of them, by the name of the plan.
+        rank_is_searched: Whether average bits have the adapter's bits in them.
     """
 
     trainer: str
@@ -66,10 +75,12 @@ class Method:
     has_adapter: bool = True
     changes: tuple[str, ...] = ()
     by_plan: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    rank_is_searched: bool = False
 
     def entry(self, plan: Plan) -> Entry:
         """Return the method as what a plan's study is changed by."""
-        bits = plan.bits if self.has_adapter else plan.bits_alone
+        apart = self.has_adapter and not self.rank_is_searched
+        bits = plan.bits if apart else plan.bits_alone
         first = ", ".join(f"{kind}: {list(bits)}" for kind in self.first)
         if self.is_searched:
             make, rest = _searched, (f"search.initial={{{first}, random: {RANDOM}}}",)
@@ -90,12 +101,12 @@ def _served_alone(trainer: str, changes: Sequence[str]) -> Entry:
     return Entry(trainer, ("search.rounds=1", "search.candidates=0", *changes))
 
 
-_BOTH = ("uniform", "allocated")
-_CALIBRATED = "quantizer={name: integer, rounding: gptq, group_size: [32, 64, 128]}"
+BOTH = ("uniform", "allocated")
+CALIBRATED = "quantizer={name: integer, rounding: gptq, group_size: [32, 64, 128]}"
 
 METHODS: Mapping[str, Method] = {
-    OURS: Method(OURS, _BOTH, is_searched=True),
-    "shared-lora": Method("shared-lora", _BOTH, is_searched=True),
+    OURS: Method(OURS, BOTH, is_searched=True),
+    "shared-lora": Method("shared-lora", BOTH, is_searched=True),
     "lq-lora": Method(
         "lq-lora",
         ("allocated",),
@@ -104,10 +115,10 @@ METHODS: Mapping[str, Method] = {
         by_plan={"minilm": ("trainer.learning_rate=3.0e-4",)},
     ),
     "qlora": Method("qlora", ("uniform",), is_searched=False),
-    "ptq": Method("ptq", _BOTH, is_searched=True, has_adapter=False),
-    "ptq-gptq": Method("ptq", _BOTH, is_searched=True, has_adapter=False, changes=(_CALIBRATED,)),
+    "ptq": Method("ptq", BOTH, is_searched=True, has_adapter=False),
+    "ptq-gptq": Method("ptq", BOTH, is_searched=True, has_adapter=False, changes=(CALIBRATED,)),
     "uniform-gptq": Method(
-        "ptq", ("uniform",), is_searched=False, has_adapter=False, changes=(_CALIBRATED,)
+        "ptq", ("uniform",), is_searched=False, has_adapter=False, changes=(CALIBRATED,)
     ),
 }
 """QLoRA has the best uniform configuration within each size, LQ-LoRA the allocator's: one LoRA for

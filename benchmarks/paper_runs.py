@@ -20,7 +20,7 @@ from qsearch_quantizers.packed.stored_types import factor_plan
 
 from benchmarks.method_studies import plan_digest, record_at, study_of
 from benchmarks.objectives import DATA, ROOT
-from benchmarks.paper_methods import ADAPTER_BITS, METHODS, Plan
+from benchmarks.paper_methods import ADAPTER_BITS, Plan
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import COMMIT, machine
 from qsearch.deployment.selection import best_among
@@ -121,15 +121,15 @@ def outcome_of(plan: Plan, method: str, seed: int, recorded: bool = False) -> Ou
         InputError: If the record is of another plan.
         QsearchError: If the study serves nothing within one of the sizes.
     """
-    path = DATA / "paper" / plan.name / f"{method}-{seed}.json"
+    path = DATA / plan.benchmark / plan.name / f"{method}-{seed}.json"
     digest = "-".join([plan_digest(plan.study, method, seed, plan.entries), *_sizes(plan)])
 
     def run() -> dict[str, Any]:
-        directory = ROOT / "runs" / "paper" / plan.name / f"{method}-{seed}"
+        directory = ROOT / "runs" / plan.benchmark / plan.name / f"{method}-{seed}"
         prepare_text(plan.study)
         spec = study_of(plan.study, method, seed, plan.entries)
         path.parent.mkdir(parents=True, exist_ok=True)
-        record, examples = _run(plan, METHODS[method].has_adapter, spec, directory)
+        record, examples = _run(plan, plan.method(method).has_adapter, spec, directory)
         examples.to_parquet(_examples_path(path), index=False, compression="zstd")
         return {"method": method, "seed": seed, "plan": digest, **record}
 
@@ -205,6 +205,8 @@ def _known(value: float) -> float | None:
 
 def _saved_bytes(trainer: AdapterTrainer) -> int:
     """Return the bytes by which an adapter of 8 bits is smaller than that which a study counts."""
+    if trainer.study.options.adapter_bits == ADAPTER_BITS:
+        return 0
     rank, dtype = trainer.study.options.rank, torch.bfloat16
     return trainer.footprint().adapter_bytes - sum(
         tensor.nbytes

@@ -23,7 +23,7 @@ Outcomes = Mapping[str, Sequence[Outcome]]
 
 @dataclass(frozen=True)
 class Difference:
-    """CoA-LoRA's loss at a size less another method's, over the same examples and seeds.
+    """A method's loss at a size less another method's, over the same examples and seeds.
 
     Args:
         size: Name of the size.
@@ -51,9 +51,11 @@ class Difference:
 
 
 def difference(
-    own: Mapping[int, ExampleScores], other: Mapping[int, ExampleScores]
+    own: Mapping[int, ExampleScores], other: Mapping[int, ExampleScores], metric: str = "loss"
 ) -> tuple[float, float]:
     """Return the mean over seeds of a method's loss less another's, and half of its interval.
+
+    Or that of a metric of the examples.
 
     The interval adds the squares of two halves: that of the examples, of whose differences the mean
     over the seeds is taken first, and that of the seeds (Student's t), where there are two or more.
@@ -61,13 +63,18 @@ def difference(
     Args:
         own: Scores of the same examples by seed.
         other: Those of the other method, of the same seeds.
+        metric: ``loss``, or such a metric.
     """
+
+    def values(scores: ExampleScores) -> Sequence[float]:
+        return scores.losses if metric == "loss" else scores.metrics[metric]
+
     losses = [
-        np.mean([scores[seed].losses for seed in own], axis=0).tolist() for scores in (own, other)
+        np.mean([values(scores[seed]) for seed in own], axis=0).tolist() for scores in (own, other)
     ]
     over_examples = paired_difference(*losses, next(iter(own.values())).weights)
     over_seeds = [
-        paired_difference(own[seed].losses, other[seed].losses, own[seed].weights).difference
+        paired_difference(values(own[seed]), values(other[seed]), own[seed].weights).difference
         for seed in own
     ]
     halves = [over_examples.high - over_examples.difference]
@@ -76,18 +83,21 @@ def difference(
     return over_examples.difference, math.hypot(*halves)
 
 
-def differences(plan: Plan, outcomes: Outcomes) -> list[Difference]:
-    """Return how CoA-LoRA differs from each other method at each size, over the seeds of both."""
+def differences(
+    plan: Plan, outcomes: Outcomes, method: str = OURS, metric: str = "loss"
+) -> list[Difference]:
+    """Return how a method differs from each other at each size, over the seeds of both."""
     found = []
-    ours = {one.seed: one for one in outcomes.get(OURS, ())}
+    ours = {one.seed: one for one in outcomes.get(method, ())}
     for rival, theirs in outcomes.items():
         common = {one.seed: one for one in theirs if one.seed in ours}
-        if rival == OURS or not common:
+        if rival == method or not common:
             continue
         for size in map(size_name, plan.megabytes):
             value, half = difference(
                 {seed: ours[seed].examples[size] for seed in common},
                 {seed: one.examples[size] for seed, one in common.items()},
+                metric,
             )
             found.append(Difference(size, rival, value, half, len(common)))
     return found
@@ -147,15 +157,15 @@ def served_markdown(plan: Plan, table: pd.DataFrame, value: str, digits: int) ->
     return markdown(["method", "seeds", *columns], lines)
 
 
-def difference_markdown(plan: Plan, found: Sequence[Difference]) -> str:
-    """Return CoA-LoRA's loss less each other method's as Markdown, one column a size."""
+def difference_markdown(plan: Plan, found: Sequence[Difference], method: str = "CoA-LoRA") -> str:
+    """Return a method's loss less each other's as Markdown, one column a size."""
     sizes = [size_name(one) for one in plan.megabytes]
     lines = []
     for rival in dict.fromkeys(one.rival for one in found):
         own = {one.size: one for one in found if one.rival == rival}
         cells = [_cell(own[size].value, own[size].half, 4, sign="+") for size in sizes]
         lines.append([rival, str(own[sizes[0]].seeds), *cells])
-    return markdown(["CoA-LoRA less", "seeds", *sizes], lines)
+    return markdown([f"{method} less", "seeds", *sizes], lines)
 
 
 def minutes_table(outcomes: Outcomes) -> pd.DataFrame:

@@ -1,0 +1,160 @@
+"""One adapter for all sizes against one for each, and none, at equal bytes: KL on unseen text.
+
+Methods are studies, as in the paper's comparison (benchmarks/paper.py), but all lower the
+divergence from the unquantized model, in training and in the search, and count their adapter in 8
+bits. Variants of Composed LoRA show what each of its parts is worth. Every study that is finished
+is recorded under ``data/recovery``; one that was killed resumes under ``runs/recovery``.
+
+    python -m benchmarks.recovery [--recorded] [smollm2]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from benchmarks.objectives import ROOT
+from benchmarks.paper_methods import BOTH, CALIBRATED, Method, Plan
+from benchmarks.paper_runs import outcomes_of, size_name
+from benchmarks.paper_tables import (
+    Outcomes,
+    difference_markdown,
+    differences,
+    minutes_markdown,
+    minutes_table,
+    served_markdown,
+    served_table,
+)
+from benchmarks.recording import Benchmark, fill_table, parts_to_measure
+
+OURS = "composed-lora"
+
+RATIO = 0.8
+"""KL over that of the best other method, at the sizes of few bits."""
+
+MARGIN = 0.02
+"""Nats that the upper end of an interval may lie above zero at any size."""
+
+DOCS = ROOT / "docs" / "benchmarks.md"
+
+_PLANS = Path(__file__).parent / "plans" / "recovery"
+_KL = "trainer.loss=kl"
+_ALL_STEPS = ("trainer.first_steps=300", "trainer.steps=30")
+"""Of one adapter for all sizes: as many as those for each size take together, 60 each."""
+
+_RANKS = "trainer.ranks=[0, 2, 4, 8]"
+
+
+def _for_all(trainer: str, *changes: str, rank_is_searched: bool = False) -> Method:
+    """Return a method of one adapter for all sizes, found by a search."""
+    return Method(
+        trainer,
+        BOTH,
+        is_searched=True,
+        changes=(*_ALL_STEPS, *changes),
+        rank_is_searched=rank_is_searched,
+    )
+
+
+METHODS: Mapping[str, Method] = {
+    OURS: _for_all(OURS, _KL),
+    "composed-lora-ranks": _for_all(OURS, _KL, _RANKS, rank_is_searched=True),
+    "composed-lora-gptq": _for_all(OURS, _KL, CALIBRATED),
+    "composed-lora-task": _for_all(OURS),
+    "composed-lora-mixed": _for_all(OURS, "trainer.loss=mixed"),
+    "coa-lora": _for_all("coa-lora", _KL),
+    "shared-lora": _for_all("shared-lora", _KL),
+    "lq-lora": Method("lq-lora", ("allocated",), is_searched=False, changes=(_KL,)),
+    "qlora": Method("qlora", ("uniform",), is_searched=False, changes=(_KL,)),
+    "ptq-gptq": Method(
+        "ptq",
+        BOTH,
+        is_searched=True,
+        has_adapter=False,
+        changes=("trainer.fine_tune=false", CALIBRATED),
+    ),
+}
+
+RIVALS = ("shared-lora", "lq-lora", "qlora", "ptq-gptq")
+"""Those that the targets name."""
+
+FEW_BITS = 3
+"""How many of the sizes count as few bits: 2.3, 2.5 and 3 with an adapter next to them."""
+
+PLANS = {
+    plan.name: plan
+    for plan in (
+        Plan(
+            study=_PLANS / "smollm2.yaml",
+            model="SmolLM2-135M on WikiText-2",
+            megabytes=(90.1, 92.7, 99.4, 112.7, 139.2),
+            bits=(2.30, 2.50, 3.00, 4.00, 6.00),
+            bits_alone=(2.50, 2.70, 3.20, 4.20, 6.20),
+            seeds={
+                **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
+                **dict.fromkeys(
+                    ("composed-lora-gptq", "composed-lora-task", "composed-lora-mixed"), 1
+                ),
+            },
+            better=(),
+            metric=("kl", "nats", 1),
+            benchmark="recovery",
+            methods=METHODS,
+        ),
+    )
+}
+
+
+def main() -> None:
+    """Run what is missing, then write the result file and the documentation's table."""
+    parts = parts_to_measure(__doc__, PLANS)
+    benchmark, texts = Benchmark("recovery"), list[str]()
+    for name, plan in PLANS.items():
+        found = outcomes_of(plan, recorded=name not in parts)
+        outcomes = {method: [one for one in found if one.method == method] for method in plan.seeds}
+        texts += report(benchmark, plan, outcomes)
+    fill_table(DOCS, benchmark.name, ["", *texts])
+    benchmark.write()
+
+
+def report(benchmark: Benchmark, plan: Plan, outcomes: Outcomes) -> list[str]:
+    """Add a plan's rows and claims; return its tables as Markdown."""
+    metric = plan.metric[0]
+    served = served_table(plan, outcomes)
+    if served.empty:
+        return []
+    for row in served.to_dict("records"):
+        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        benchmark.row(plan=plan.name, **rounded)
+    of_rivals = {name: outcomes[name] for name in (OURS, *RIVALS)}
+    found = differences(plan, of_rivals, OURS, metric)
+    means = served.set_index(["method", "served"])[metric]
+    for place, size in enumerate(map(size_name, plan.megabytes)):
+        rivals = {name: means[name, size] for name in RIVALS if (name, size) in means}
+        if not rivals or (OURS, size) not in means:
+            continue
+        best = min(rivals, key=lambda name: rivals[name])
+        what = f"{plan.model}, {size}: {metric} of {OURS}"
+        if place < FEW_BITS:
+            ratio = means[OURS, size] / rivals[best]
+            benchmark.claim(f"{what} over that of the best other ({best})", ratio, RATIO, "lower")
+        (one,) = (one for one in found if (one.size, one.rival) == (size, best))
+        benchmark.claim(
+            f"{what} less that of the best other ({best}): upper end", one.high, MARGIN, "lower"
+        )
+    return [
+        f"### {plan.model}: what adapters recover",
+        "",
+        f"{metric} to the unquantized model on the test split, with 95 % intervals over seeds:",
+        "",
+        served_markdown(plan, served, metric, 3),
+        "",
+        difference_markdown(plan, found, OURS),
+        "",
+        minutes_markdown(minutes_table(outcomes)),
+        "",
+    ]
+
+
+if __name__ == "__main__":
+    main()
