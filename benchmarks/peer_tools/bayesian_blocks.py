@@ -1,4 +1,4 @@
-"""torchao's Bayesian search for mixed precision, written anew: Ax over the bits of each block.
+"""torchao's Bayesian search for mixed precision, reimplemented: Ax over the bits of each block.
 
 Facts are those of the prototype that pytorch/ao had until 87e05e5 (``mixed_precision/scripts/``:
 ``BO_acc_modelsize.py``, ``fit.py``): one bit-width a block, ten first samples whose bits are drawn

@@ -1,4 +1,4 @@
-"""exllamav3's way from measurements to a bitrate, written anew: greedy by KL per bit.
+"""exllamav3's way from measurements to a bitrate, reimplemented: greedy by KL per bit.
 
 Its programs need CUDA. Facts are those of turboderp-org/exllamav3 at 4f8ad01
 (``conversion/measure_model.py``, ``conversion/optimize_model.py``): all layers have the fewest

@@ -41,11 +41,11 @@ class FoldedProjections:
         U is one matrix per layer (layers × r × r); gradients flow into it, and into A.
         """
         self.clear()
-        for positions in self._positions_by_width.values() if U is not None else ():
-            assert U is not None
-            A = torch.stack([self._projections[position].weight for position in positions])
-            R = A if self._bases is None else torch.stack([self._bases[at] for at in positions])
-            self._folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
+        if U is not None:
+            for positions in self._positions_by_width.values():
+                A = torch.stack([self._projections[position].weight for position in positions])
+                R = A if self._bases is None else torch.stack([self._bases[at] for at in positions])
+                self._folded |= zip(positions, torch.baddbmm(A, U[positions], R), strict=True)
         for position, rank in self._limits.items():
             A = self._folded.get(position, self._projections[position].weight)
             rows = torch.arange(len(A), device=A.device) < rank

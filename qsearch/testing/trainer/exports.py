@@ -41,6 +41,7 @@ class ExportChecks(TrainerChecks):
         assert list(job.layers) == list(trainer.layers()), "layers"
         assert len(set(job.paths)) == len(job.layers), "paths"
         assert job.storage.dtype.itemsize == 2, "storage: a type of 16 bits"
+        assert job.storage.adapter_bits is None, "storage"
         state, factors = job.state(), list(job.factors())
         assert len(factors) == len(job.layers) * job.has_adapter, "factors"
         for position, (layer, path) in enumerate(zip(job.layers, job.paths, strict=True)):
