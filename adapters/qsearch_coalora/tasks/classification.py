@@ -215,8 +215,15 @@ class Classification:
         return Scores(losses, torch.ones_like(right), {"accuracy": right}, details)
 
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return the label of each example (n)."""
-        return {"labels": logits.argmax(-1)}
+        """Return the log-probability of each label (n × labels)."""
+        return {"logs": logits.log_softmax(-1)}
+
+    def divergence(
+        self, logits: Tensor, batch: Mapping[str, Tensor], reference: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Return KL(reference ‖ model) of each example (n), nats."""
+        logs = reference["logs"]
+        return (logs.exp() * (logs - logits.log_softmax(-1))).sum(-1)
 
     def compare(
         self,
@@ -228,7 +235,7 @@ class Classification:
         """Add whether each example's label differs from the reference's."""
         import torch
 
-        kept = reference["labels"]
+        kept = reference["logs"].argmax(-1)
         flips = torch.full_like(scores.weights, torch.nan)
         flips[: len(kept)] = (logits.argmax(-1)[: len(kept)] != kept).float()
         return replace(scores, metrics={**scores.metrics, "flips": flips})

@@ -85,8 +85,13 @@ def evaluate_full_precision(
 
 
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:
-    """Return what training lowers, on held-out training examples, with the adapter as it is."""
+    """Return what training lowers, on held-out training examples, with the adapter as it is.
+
+    The task's loss alone, where the unquantized model learns it with the adapter.
+    """
     kind, task, reference = study.options.loss or "task", study.task, None
+    if isinstance(task, SupportsReference) and task.reference == "round":
+        kind = "task"
     if kind != "task":
         assert isinstance(task, SupportsReference)
         reference = study.references.of(study, task, "held-out")

@@ -196,12 +196,13 @@ class TrainingLoop:
             piece = {name: tensor[offset::pieces] for name, tensor in batch.items()}
             position = next(self._sampler)
             configuration = self._configurations[position]
+            targets = self._objective.targets(piece)
             self._switch(configuration)
             adjusts = len(self._losses) >= self._adjusts_from
             adapted.projections.set(adapted.adjustments(configuration) if adjusts else None)
             with autocast(self._bfloat16, self._device):
                 logits = adapted.logits(piece)
-            loss = self._objective(logits, piece)
+            loss = self._objective(logits, piece, targets)
             share = weight * (sum(weights[offset::pieces]) / whole)
             # Backward before the next switch: the weights it differentiates are replaced then.
             (loss * share).backward()  # type: ignore[no-untyped-call]

@@ -115,11 +115,18 @@ def require_distillation(study: StudyModel) -> None:
     loss, task = study.options.loss, study.task
     if loss in (None, "task"):
         return
-    if not isinstance(task, SupportsDistillation) or task.reference != "loaded":
+    if not isinstance(task, SupportsDistillation):
         raise InputError(
             f"trainer.loss {loss}: task {task.name!r} does not compare training examples with the"
-            " model as it is loaded; use task"
+            " unquantized model; use task"
         )
+    if task.reference == "round":
+        if loss == "kl":
+            raise InputError(
+                f"trainer.loss kl: task {task.name!r} compares with a head that learns the labels"
+                " with the adapter; use mixed or task"
+            )
+        return
     if not study.options.reference_mebibytes:
         raise InputError(
             f"trainer.loss {loss}: trainer.reference_mebibytes 0 keeps nothing of what the"

@@ -7,6 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from qsearch_coalora.methods.coa_lora import CoALoRATrainer
+from qsearch_coalora.methods.composed_lora import ComposedLoRATrainer
+from qsearch_coalora.methods.lq_lora import LQLoRATrainer
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.training.objective import Objective
@@ -51,7 +54,9 @@ def test_it_is_the_divergence_from_the_unquantized_model(
     original, own = logits_of(trainer, batch, make_configuration(trainer, 0))
     task = trainer.study.task.score(own, batch).losses.mean()
     expected = share * exact_divergence(original, own).mean() + (1 - share) * task
-    assert objective(own, batch).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert objective(own, batch, objective.targets(batch)).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
 
 
 def test_its_gradient_is_that_of_the_divergence(make: Any, make_configuration: Any) -> None:
@@ -60,7 +65,8 @@ def test_its_gradient_is_that_of_the_divergence(make: Any, make_configuration: A
     batch = next(iter(trainer.study.task.batches("train", 3)))
     original, own = logits_of(trainer, batch, make_configuration(trainer, 0))
     leaf = own.detach().requires_grad_()
-    (actual,) = torch.autograd.grad(objective(leaf, batch), leaf)
+    loss = objective(leaf, batch, objective.targets(batch))
+    (actual,) = torch.autograd.grad(loss, leaf)
     (expected,) = torch.autograd.grad(exact_divergence(original, leaf).mean(), leaf)
     assert torch.allclose(actual, expected.to(actual), atol=1e-6)
 
@@ -96,11 +102,34 @@ def test_too_little_room_for_the_training_examples_is_one_message(
         trainer.train([make_configuration(trainer, 0)], 1)
 
 
-def test_a_task_that_compares_with_no_loaded_model_is_refused_before_any_work(
+@pytest.mark.parametrize("method", [CoALoRATrainer, LQLoRATrainer, ComposedLoRATrainer])
+def test_the_head_of_a_classifier_is_taught_by_the_unquantized_model_of_the_step(
+    make_trainer: Any, make_configuration: Any, method: type
+) -> None:
+    trainer = make_trainer(method=method, loss="mixed", steps=3)
+    chosen = make_configuration(trainer, 0)
+    trainer.train([chosen], 1)
+    adapted, batch = trainer.study.adapted, next(iter(trainer.study.task.batches("train", 4)))
+    objective = Objective(trainer.study)
+    targets = objective.targets(batch)
+    adapted.peft_model.eval()
+    with torch.no_grad(), adapted.unquantized():
+        original = adapted.logits(batch)
+    trainer.place(chosen)
+    own = adapted.logits(batch)
+    logs = [one.double().log_softmax(-1) for one in (original, own)]
+    divergence = (logs[0].exp() * (logs[0] - logs[1])).sum(-1).mean()
+    task = torch.nn.functional.cross_entropy(own, batch["labels"])
+    expected = 0.5 * (divergence + task)
+    assert divergence > 0
+    assert objective(own, batch, targets).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_the_divergence_of_a_head_that_learns_the_labels_is_refused_as_the_only_loss(
     make_trainer: Any,
 ) -> None:
     trainer = make_trainer(loss="kl")
-    with pytest.raises(InputError, match=r"trainer\.loss kl: task 'classification'"):
+    with pytest.raises(InputError, match=r"trainer\.loss kl: task 'classification' .* use mixed"):
         trainer.requirements()
 
 
