@@ -280,6 +280,28 @@ def require_roles(space: SpaceSpec, layers: Sequence[LayerSpec], source: str) ->
         )
 
 
+def with_new_options(spec: StudySpec) -> StudySpec:
+    """Return a resolved study of an earlier version with the options that plugins have got since.
+
+    They have their defaults. A section whose plugin is not installed, or refuses its options, stays
+    as it is.
+    """
+
+    def completed(group: Group, section: PluginSpec) -> PluginSpec:
+        try:
+            return _resolved(section, _plugin(group, section, spec.name)[1])
+        except InputError:
+            return section
+
+    return spec.model_copy(
+        update={
+            "quantizer": completed("quantizers", spec.quantizer),
+            "task": completed("tasks", spec.task),
+            "trainer": completed("trainers", spec.trainer),
+        }
+    )
+
+
 def _resolved(section: PluginSpec, options: BaseModel) -> PluginSpec:
     """Return a section with every option, so that a later version's defaults do not change it."""
     return PluginSpec(name=section.name, **options.model_dump(mode="json"))

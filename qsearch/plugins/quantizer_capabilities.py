@@ -30,7 +30,8 @@ class SupportsCalibration(Protocol):
     ) -> QuantizedTensor:
         """Do what :meth:`Quantizer.quantize` does, for a layer with known inputs.
 
-        Each row's result depends on that row and the moment alone, so that rows can be sampled.
+        Each row's result depends on that row and the moment alone, so that rows can be sampled; or
+        about so, where rows share scales.
         Dequantizing needs no moment. It is the second moment E[x·xᵀ] of the layer's inputs x,
         symmetric and positive semidefinite (input features × input features); zero where there
         were none. A quantizer with :class:`SupportsDiagonal` may get its diagonal alone.

@@ -74,15 +74,11 @@ def dump_spec(spec: StudySpec) -> str:
 
 
 def differences(before: StudySpec, after: StudySpec) -> list[str]:
-    """Return one line for each field that differs, such as ``search.rounds: 2 → 3``.
-
-    A field that is None and one that is not given are the same: a version that adds an option
-    resumes the studies of the version before.
-    """
+    """Return one line for each field that differs, such as ``search.rounds: 2 → 3``."""
 
     def fields(value: Any, *path: str) -> dict[str, Any]:
         if not isinstance(value, dict):
-            return {} if value is None else {".".join(path): value}
+            return {".".join(path): value}
         inner = [fields(item, *path, key) for key, item in value.items()]
         return {field: item for part in inner for field, item in part.items()}
 

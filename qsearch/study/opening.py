@@ -20,7 +20,7 @@ from qsearch.experiment.rebuilding import rebuild_trials
 from qsearch.experiment.trials import SEARCH
 from qsearch.monitoring.events import Emit, EventKind
 from qsearch.plugins.capabilities import SupportsFootprint, SupportsInputDigests
-from qsearch.plugins.components import StudyComponents
+from qsearch.plugins.components import StudyComponents, with_new_options
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts
 from qsearch.provenance.environment import find_machine, find_versions
@@ -70,7 +70,7 @@ def claim_directory(spec: StudySpec, directory: Path) -> list[str]:
         raise InputError(
             f"{path} is missing, but the directory holds results; restore it, or give another --out"
         )
-    before = read_study_yaml(path)
+    before = with_new_options(read_study_yaml(path))
     limits = {
         "rounds": max(spec.search.rounds, before.search.rounds),
         "stop": spec.search.stop,

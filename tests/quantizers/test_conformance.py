@@ -10,6 +10,7 @@ from qsearch_quantizers.gguf.quantizer import DEFAULT
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import Quantizer
 from qsearch.plugins.registry import load_plugin
+from qsearch.space.configuration import LayerConfiguration
 from qsearch.testing import QuantizerConformance
 
 
@@ -28,6 +29,15 @@ class OurQuantizer(QuantizerConformance):
 
 class TestNormalFloat(OurQuantizer):
     name = "normal-float"
+
+
+class TestNormalFloatRoundedForInputs(OurQuantizer):
+    name = "normal-float"
+    options = {"rounding": "gptq", "bits": [2, 4], "scale_bits": [8]}  # noqa: RUF012
+
+    def tolerance(self, check: str, configuration: LayerConfiguration) -> float:
+        """Allow that neighbouring rows have scales in common."""
+        return 1.0 if check == "rows" else super().tolerance(check, configuration)
 
 
 class TestSymmetricInteger(OurQuantizer):

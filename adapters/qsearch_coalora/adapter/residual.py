@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +39,11 @@ class ResidualFactors(Factors):
 
     Args:
         left: Share of its squared norm that the first 0, 1, … r of them leave (r + 1).
+        error: Squared norm of what all of them leave.
     """
 
     left: tuple[float, ...]
+    error: float
 
 
 @torch.no_grad()
@@ -86,7 +90,42 @@ def residual_factors(
     if norm is not None:
         even = balanced(L1, norm.unwhiten(L2))
         L1, L2 = even.L1, even.L2
-    return ResidualFactors(L1, L2, shares)
+    return ResidualFactors(L1, L2, shares, shares[-1] * float(whole))
+
+
+@torch.no_grad()
+def stripped_factors(
+    weight: Tensor,
+    quantize: Callable[[Tensor], Tensor],
+    rank: int,
+    turns: int,
+    generator: torch.Generator,
+    norm: InputNorm | None = None,
+) -> Factors:
+    """Return the low-rank part that a weight is best quantized without, L1·L2.
+
+    Quantized and low-rank part are found by turns, from the principal part of W itself: each is
+    the best for the other. What is returned is that of the turn after which residual factors of
+    W − quantized(W − L1·L2) leave least. (Guo et al. 2024, "LQ-LoRA", algorithm 1, here in the norm
+    of the layer's inputs.)
+
+    ``quantize`` returns a matrix as quantized and dequantized. The generator is drawn from alike
+    for each turn, so that singular vectors keep their signs.
+    """
+    seed = generator.initial_seed()
+
+    def factors(quantized: Tensor) -> ResidualFactors:
+        return residual_factors(weight, quantized, rank, generator.manual_seed(seed), norm)
+
+    best, least = None, math.inf
+    own = factors(torch.zeros_like(weight))
+    for _ in range(turns):
+        following = factors(quantize(weight - own.L1 @ own.L2))
+        if best is None or following.error < least:
+            best, least = own, following.error
+        own = following
+    assert best is not None
+    return best
 
 
 def balanced(L1: Tensor, L2: Tensor) -> Factors:

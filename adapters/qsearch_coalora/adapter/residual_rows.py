@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from qsearch.errors import EvaluationError
 from qsearch.space.configuration import Configuration, LayerConfiguration
-from qsearch_coalora.adapter.residual import ResidualFactors, residual_factors
+from qsearch_coalora.adapter.residual import (
+    Factors,
+    ResidualFactors,
+    residual_factors,
+    stripped_factors,
+)
 from qsearch_coalora.adapter.row_entries import Entry, RowEntries
 from qsearch_coalora.weights.input_norm import InputNorm
 from qsearch_coalora.weights.switching import FULL_PRECISION, QuantizedWeights
@@ -25,7 +30,8 @@ class ResidualRows:
     and gradients of the rows go to those of the active configuration.
 
     A rank of 0 makes everything here do nothing. PEFT multiplies B·A by ``scaling``, so residual
-    factors are divided by it. The cache of the weights keeps them.
+    factors are divided by it. The cache of the weights keeps them: for each layer configuration,
+    factors of ``cached_rank`` rows in all.
     """
 
     def __init__(
@@ -40,6 +46,7 @@ class ResidualRows:
         self.rank = rank
         self.norms: Sequence[InputNorm | None] = [None] * len(names)
         self.entries = entries
+        self.cached_rank = rank
         self._scaling = scaling
         self._names = tuple(names)
         self._factors = tuple(factors)
@@ -122,11 +129,37 @@ class ResidualRows:
                     f"layer {self._names[position]!r} quantized as {dict(chosen)} has"
                     " values that are not finite"
                 )
-            generator = torch.Generator().manual_seed(position)
             original, norm = weights.originals[position], self.norms[position]
-            return residual_factors(original, dequantized, self.rank, generator, norm)
+            return residual_factors(original, dequantized, self.rank, _generator(position), norm)
 
         return self._weights.cache.get(("residual", position, chosen), make)
+
+    def strip(self, turns: int) -> None:
+        """Quantize weights without a low-rank part from now on, which is found in some turns.
+
+        The residual factors, which follow from the quantized weights, then hold that part too.
+        """
+
+        def added(position: int, chosen: LayerConfiguration) -> Tensor | None:
+            if position >= len(self._names):
+                return None
+            weights = self._weights
+
+            def make() -> Factors:
+                return stripped_factors(
+                    weights.originals[position],
+                    lambda matrix: weights.approximated(position, matrix, chosen),
+                    self.rank,
+                    turns,
+                    _generator(position),
+                    self.norms[position],
+                )
+
+            part = weights.cache.get(("stripped", position, chosen), make)
+            return -(part.L1 @ part.L2)
+
+        self.cached_rank = 2 * self.rank
+        self._weights.add(added)
 
     @torch.no_grad()
     def open_entries(self, configurations: Sequence[Configuration]) -> None:
@@ -156,6 +189,10 @@ class ResidualRows:
         left = gradient.clone()
         left[rows] = 0
         return left
+
+
+def _generator(position: int) -> torch.Generator:
+    return torch.Generator().manual_seed(position)
 
 
 def _accumulate(parameter: nn.Parameter, gradient: Tensor) -> None:

@@ -14,7 +14,7 @@ from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.residual import RESIDUAL_RANK, ResidualOptions
 from qsearch_coalora.settings.theta import ThetaOptions
-from qsearch_coalora.training.residual_norms import use_residual_norms
+from qsearch_coalora.training.residuals import prepare_residuals
 from qsearch_coalora.training.study_model import StudyModel
 
 THETA_RATE = 3.0
@@ -45,8 +45,8 @@ class CoALoRAOptions(ResidualOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> CoALoRAOptions:
-        if self.init == "shared" and self.residual_rank is not None:
-            raise ValueError("residual_rank is only for init: residual")
+        if self.init == "shared" and (self.residual_rank is not None or self.residual_turns):
+            raise ValueError("residual_rank and residual_turns are only for init: residual")
         if self.theta.rank is not None and self.theta.rank > self.rank:
             raise ValueError(f"theta.rank {self.theta.rank} must be at most rank, {self.rank}")
         if self.fixed_rank == self.rank and not self.theta_rate:
@@ -83,19 +83,21 @@ class CoALoRATrainer(AdapterTrainer):
         start = options.theta_start if rank < options.rank else 0.0
         # The additive adjustment's bases are drawn from the seed, not saved.
         drawn = {"basis_seed": seed} if options.theta.adjustment == "additive" else {}
+        turns = {"residual_turns": options.turns} if options.turns else {}
         study = StudyModel(
             options,
             model,
             task,
             quantizer,
             seed,
-            lambda adapted: use_residual_norms(study, adapted),
+            lambda adapted: prepare_residuals(study, adapted),
             AdapterShape(options.theta, options.theta_rate, start, rank),
             svd_rank=(rank, RESIDUAL_RANK),
             details={
                 "residual_rank": rank,
                 "residual_norm": options.residual_norm if rank else None,
                 "theta": options.theta.model_dump(exclude_defaults=True) | drawn,
+                **turns,
             },
         )
         super().__init__(study, SharedAdapter(study))

@@ -22,12 +22,19 @@ from qsearch_coalora.methods.shared_adapter import SharedAdapter
 from qsearch_coalora.methods.trainer import AdapterTrainer
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.settings.residual import RESIDUAL_RANK, ResidualOptions
-from qsearch_coalora.training.residual_norms import use_residual_norms
+from qsearch_coalora.training.residuals import prepare_residuals
 from qsearch_coalora.training.study_model import StudyModel
+
+TURNS = 4
+"""Turns that halve the error at 2 bits and rank 8, where weights are rounded for their inputs."""
 
 
 class ComposedLoRAOptions(ResidualOptions):
     """Options of Composed LoRA.
+
+    The quantized and the low-rank part of each weight are found in :data:`TURNS` turns if
+    ``residual_turns`` does not say otherwise, and in none where ranks are searched: the quantized
+    part would follow from the rank.
 
     Args:
         ranks: Ranks that the search may give a layer, ``rank`` being the greatest. None means that
@@ -46,7 +53,16 @@ class ComposedLoRAOptions(ResidualOptions):
             list(self.ranks) != sorted(set(self.ranks)) or self.ranks[-1] != self.rank
         ):
             raise ValueError(f"ranks must rise to rank, {self.rank}, not {list(self.ranks)}")
+        if self.ranks is not None and self.residual_turns:
+            raise ValueError("residual_turns must be 0, or left out, where ranks are searched")
         return self
+
+    @property
+    def turns(self) -> int:
+        """Turns in which the quantized and the low-rank part of each weight are found."""
+        if self.residual_turns is None:
+            return 0 if self.ranks else TURNS
+        return self.residual_turns
 
     @property
     def searched_ranks(self) -> tuple[int, ...]:
@@ -91,10 +107,14 @@ class ComposedLoRATrainer(AdapterTrainer):
             task,
             quantizer,
             seed,
-            lambda adapted: use_residual_norms(study, adapted),
+            lambda adapted: prepare_residuals(study, adapted),
             AdapterShape(fixed_rank=rank, rows_rate=options.rows_rate),
             svd_rank=(rank, RESIDUAL_RANK),
-            details={"residual_rank": rank, "residual_norm": options.residual_norm},
+            details={
+                "residual_rank": rank,
+                "residual_norm": options.residual_norm,
+                "residual_turns": options.turns,
+            },
         )
         super().__init__(study, SharedAdapter(study))
         self._ranks = options.searched_ranks

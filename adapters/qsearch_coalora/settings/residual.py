@@ -24,10 +24,14 @@ class ResidualOptions(SetTrainingOptions):
         residual_norm: Norm in which residual factors come nearest to W − W̃: ``frobenius``, or
             ``inputs``, that of the change in the layer's outputs, measured on
             ``calibration_batches`` batches under the base model.
+        residual_turns: Turns in which the quantized and the low-rank part of each weight are
+            found, each the best for the other. None means the method's own number; 0 quantizes the
+            weight as it is.
     """
 
     residual_rank: int | None = Field(default=None, ge=1)
     residual_norm: Literal["frobenius", "inputs"] = "inputs"
+    residual_turns: int | None = Field(default=None, ge=0, le=100)
 
     @model_validator(mode="after")
     def _at_most_rank(self) -> ResidualOptions:
@@ -40,6 +44,11 @@ class ResidualOptions(SetTrainingOptions):
         """LoRA's α over the shared rank; residual factors are not scaled."""
         alpha = self.rank if self.alpha is None else self.alpha
         return alpha / (self.rank - self.fixed_rank or self.rank)
+
+    @property
+    def turns(self) -> int:
+        """Turns in which the quantized and the low-rank part of each weight are found."""
+        return self.residual_turns or 0
 
     @property
     def fixed_rank(self) -> int:

@@ -96,7 +96,7 @@ class TrainingLoop:
             self._held_out = HeldOutLoss(options.early_stopping, followed, loss_of)
         self._objective = Objective(study)
         plain = [adapted.ranks.plain(configuration) for configuration in configurations]
-        adapted.weights.expect(plain, adapted.shape.fixed_rank)
+        adapted.weights.expect(plain, adapted.residual.cached_rank)
         adapted.residual.open_entries(plain)
         groups = adapted.parameter_groups()
         self._rates = [group["lr"] * options.rate_scale(round) for group in groups]

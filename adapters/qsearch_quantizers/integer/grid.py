@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -45,6 +45,15 @@ class Grid:
 
 GridFinder = Callable[[Tensor, int], Grid]
 """Returns the grids of float32 values, each shared along a dimension, of size 1 in the grid."""
+
+
+def joined(grids: Sequence[Grid]) -> Grid:
+    """Return the grids of groups (1 × output features) as one (output features × groups)."""
+    return Grid(
+        torch.cat([grid.scales for grid in grids]).t(),
+        torch.cat([grid.zero_points for grid in grids]).t(),
+        grids[0].greatest,
+    )
 
 
 def nearest_codes(weight: Tensor, group_size: int, find_grid: GridFinder) -> tuple[Tensor, Grid]:

@@ -9,22 +9,26 @@ from typing import Literal, get_args
 from pydantic import Field, field_validator
 from torch import Tensor
 
-from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.gptq import (
+    compensated_codes,
+    feedback_factor_for,
+    refuse_without_inputs,
+)
 from qsearch_quantizers.integer.decoder import IntegerDecoder
-from qsearch_quantizers.integer.gptq import compensated_codes, feedback_factor
 from qsearch_quantizers.integer.grid import (
     Grid,
     GridFinder,
     asymmetric_grid,
+    joined,
     nearest_codes,
     symmetric_grid,
 )
 from qsearch_quantizers.integer.grouped import GroupedQuantizer
 from qsearch_quantizers.knobs import KnobOptions
-from qsearch_quantizers.weights import CHUNK, check_moment, check_weight
+from qsearch_quantizers.weights import CHUNK, check_weight
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
@@ -42,7 +46,7 @@ class Integer(GroupedQuantizer, IntegerDecoder):
       included; the zero point is an integer of ``bits`` bits.
 
     Multiples are the nearest ones, or with ``rounding: gptq`` those that make up for the errors of
-    the row's earlier weights (:mod:`~qsearch_quantizers.integer.gptq`). What is stored is the same.
+    the row's earlier weights (:mod:`~qsearch_quantizers.gptq`). What is stored is the same.
     GPTQ's order by the inputs' size ("act-order") is left out, since a reader would need each
     column's group.
     """
@@ -83,16 +87,9 @@ class Integer(GroupedQuantizer, IntegerDecoder):
         return self.options.rounding == "gptq"
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight by rounding to nearest.
-
-        With ``rounding: gptq`` this is an InputError: a caller that knows nothing of inputs would
-        get, and perhaps publish, other weights than the study's.
-        """
+        """Quantize a weight by rounding to nearest; with ``rounding: gptq`` an InputError."""
         if self.needs_inputs:
-            raise InputError(
-                "quantizer.rounding 'gptq' needs the second moment of the layer's inputs, which"
-                " was not given here; where nothing measures inputs, use rounding 'nearest'"
-            )
+            raise refuse_without_inputs()
         return self._quantized(weight, configuration, nearest_codes)
 
     def quantize_for_inputs(
@@ -106,18 +103,15 @@ class Integer(GroupedQuantizer, IntegerDecoder):
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
-        check_moment(moment, weight.shape[1])
-        try:
-            factor = feedback_factor(moment.detach().to(weight.device), self.options.dampening)
-        except ValueError as error:
-            raise InputError(
-                f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs: {error}"
-            ) from error
-        if int(factor.count_nonzero()) == len(factor):
-            # R = I: nothing makes up for an error, such as in the rows of an embedding.
+        factor = feedback_factor_for(weight, moment, self.options.dampening)
+        if factor is None:
             return self._quantized(weight, configuration, nearest_codes)
+
+        def rounded(rows: Tensor, size: int, find_grid: GridFinder) -> tuple[Tensor, Grid]:
+            codes, grids = compensated_codes(factor, rows, size, lambda some, _: find_grid(some, 0))
+            return codes, joined(grids)
+
         # All rows at once: for each column, PyTorch has to be called some ten times.
-        rounded = partial(compensated_codes, factor)
         return self._quantized(weight, configuration, rounded, weight.numel())
 
     def _quantized(

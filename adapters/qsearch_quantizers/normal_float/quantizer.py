@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, cast
 
+from pydantic import Field
+
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
@@ -16,6 +18,7 @@ Bits = Literal[2, 3, 4, 8]
 ScaleDtype = Literal["bfloat16", "float16", "float32"]
 BlockSize = Literal[16, 32, 64]
 ScaleBlockSize = Literal[16, 64, 256]
+Rounding = Literal["nearest", "gptq"]
 
 SCALE_BITS: dict[ScaleDtype, int] = {"bfloat16": 16, "float16": 16, "float32": 32}
 
@@ -38,16 +41,28 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
     the scale as stored. Measured relative errors are far below those of the nearest multiple at 8
     bits (0.006, not 0.03) and at 2 bits (0.44, not 0.57), and as good at 4. The error need not fall
     as ``scale_bits`` grows: a coarse grid clips more, which helps at 2 bits.
+
+    Codes are those of the nearest levels, or with ``rounding: gptq`` of those that make up for the
+    errors of the row's earlier weights (:mod:`~qsearch_quantizers.gptq`), on the same scales.
     """
 
+    options: Options
+
     class Options(KnobOptions):
-        """Which values of each knob a study may use."""
+        """Which values of each knob a study may use, and the rounding.
+
+        Args:
+            rounding: ``nearest``, or ``gptq``, which needs the moments of the layers' inputs.
+            dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
+        """
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_dtype: tuple[ScaleDtype, ...] = ("bfloat16", "float16", "float32")
         block_size: tuple[BlockSize, ...] = (16, 32, 64)
         scale_block_size: tuple[ScaleBlockSize, ...] = (16, 64, 256)
+        rounding: Rounding = "nearest"
+        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
     def require_installed(self) -> None:
         """Do nothing: it needs no package of its own."""
@@ -63,13 +78,42 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
             + scale_dtype_bits / (block_size * scale_block_size)
         )
 
+    @property
+    def needs_inputs(self) -> bool:
+        """Whether weights are rounded to suit a layer's inputs (``rounding: gptq``)."""
+        return self.options.rounding == "gptq"
+
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight.
+        """Quantize a weight by rounding to nearest; with ``rounding: gptq`` an InputError.
 
         Returns:
             ``codes`` (packed, with the halves of each byte swapped at 4 bits, uint8),
             ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
         """
+        if self.needs_inputs:
+            from qsearch_quantizers.gptq import refuse_without_inputs
+
+            raise refuse_without_inputs()
+        return self._nearest(weight, configuration)
+
+    def quantize_for_inputs(
+        self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
+    ) -> QuantizedTensor:
+        """Quantize a weight by the option's rounding, into the tensors of :meth:`quantize`.
+
+        The moment is E[x·xᵀ] of the layer's inputs x (input features × input features); one of
+        another shape, or not positive semidefinite, is an InputError.
+        """
+        nearest = self._nearest(weight, configuration)
+        if not self.needs_inputs:
+            return nearest
+        from qsearch_quantizers.gptq import feedback_factor_for
+        from qsearch_quantizers.normal_float.compensated import compensated
+
+        factor = feedback_factor_for(weight, moment, self.options.dampening)
+        return nearest if factor is None else compensated(weight, nearest, factor)
+
+    def _nearest(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         import torch
 
         from qsearch_quantizers.normal_float.blocks import (

@@ -278,10 +278,3 @@ def test_differences_name_each_field() -> None:
         "search.rounds: 2 → 3",
         "trainer.noise: 'not given' → 0.1",
     ]
-
-
-def test_an_option_that_is_none_does_not_differ_from_one_that_is_not_given() -> None:
-    assert differences(study_spec(), study_spec(trainer__loss=None)) == []
-    assert differences(study_spec(trainer__loss=None), study_spec(trainer__loss="kl")) == [
-        "trainer.loss: 'not given' → 'kl'"
-    ]

@@ -80,7 +80,7 @@ def test_rows_rounded_by_inputs_in_blocks_are_those_of_one_block(
     moment = inputs.T @ inputs / len(inputs)
     quantizer = schemes("W3A16-channel", rounding="gptq")
     blocks = quantizer.quantize_for_inputs(weight, of("W3A16-channel"), moment)
-    monkeypatch.setattr("qsearch_quantizers.integer.gptq.BLOCK", 512)
+    monkeypatch.setattr("qsearch_quantizers.gptq.BLOCK", 512)
     whole = quantizer.quantize_for_inputs(weight, of("W3A16-channel"), moment)
     assert torch.equal(blocks.tensors["scales"], whole.tensors["scales"])
     # Sums of another order may carry a code to its neighbour.

@@ -23,16 +23,64 @@ threads; on another processor some may be a neighbour.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import Protocol, TypeVar
+
 import torch
 from torch import Tensor
 
 from qsearch._threads import one_thread
-from qsearch_quantizers.integer.grid import Grid, GridFinder
+from qsearch.errors import InputError
+from qsearch_quantizers.weights import check_moment
 
 BLOCK = 64
 """Columns, at least, whose errors go to later blocks in one matrix product (GPTQ's "lazy batch
 updates"); a multiple of all smaller group sizes. Rounding 1,536 × 384 weights on one core took
 0.027 s with 64, 0.044 s with 128."""
+
+
+class GroupGrid(Protocol):
+    """The values that the weights of a group of columns can have."""
+
+    def encode(self, values: Tensor, out: Tensor) -> Tensor:
+        """Write the codes of the nearest values of a column (1 × output features) to ``out``."""
+        ...
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the values of codes, float32."""
+        ...
+
+
+G = TypeVar("G", bound=GroupGrid)
+
+
+def feedback_factor_for(weight: Tensor, moment: Tensor, dampening: float) -> Tensor | None:
+    """Return the :func:`feedback_factor` of the moment of a weight's inputs.
+
+    None where nothing makes up for an error, such as in the rows of an embedding.
+
+    Raises:
+        InputError: If the moment has another shape, or is not positive semidefinite.
+    """
+    check_moment(moment, weight.shape[1])
+    try:
+        factor = feedback_factor(moment.detach().to(weight.device), dampening)
+    except ValueError as error:
+        raise InputError(
+            f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs: {error}"
+        ) from error
+    return None if int(factor.count_nonzero()) == len(factor) else factor
+
+
+def refuse_without_inputs() -> InputError:
+    """Return the error of a weight whose inputs nobody gives.
+
+    Rounded to nearest, a caller would get, and perhaps publish, other weights than the study's.
+    """
+    return InputError(
+        "quantizer.rounding 'gptq' needs the second moment of the layer's inputs, which was not"
+        " given here; where nothing measures inputs, use rounding 'nearest'"
+    )
 
 
 @one_thread()
@@ -64,16 +112,17 @@ def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
 
 @one_thread()
 def compensated_codes(
-    factor: Tensor, weight: Tensor, group_size: int, find_grid: GridFinder
-) -> tuple[Tensor, Grid]:
+    factor: Tensor, weight: Tensor, group_size: int, find_grid: Callable[[Tensor, int], G]
+) -> tuple[Tensor, Sequence[G]]:
     """Round a weight column by column, each from where it corrects the errors before it.
 
-    A group's grid is found when its first column is reached, from the compensated weights.
+    A group's grid is found when its first column is reached, from the compensated weights and the
+    number of that column.
 
     The factor is R of :func:`feedback_factor`, and W (output features × input features) float32.
 
     Returns:
-        Codes (output features × input features) and grids (output features × groups).
+        Codes (output features × input features), and a grid for each group; of whole rows, one.
     """
     # Columns are rows here, since they are read and written one by one.
     original = weight.t()
@@ -84,29 +133,28 @@ def compensated_codes(
         row_grid, group_size, block = find_grid(original, 0), BLOCK, BLOCK
     target = original.contiguous().clone()
     codes = torch.empty(target.shape, dtype=torch.uint8, device=target.device)
-    grids: list[Grid] = []
+    grids: list[G] = []
     for start in range(0, len(target), block):
         own = slice(start, start + block)
+
+        def own_grid(values: Tensor, column: int, start: int = start) -> G:
+            return find_grid(values, start + column) if row_grid is None else row_grid
+
         codes[own], errors, own_grids = _rounded_block(
-            factor[own, own],
-            original[own],
-            target[own],
-            group_size,
-            find_grid if row_grid is None else lambda *_: row_grid,
+            factor[own, own], original[own], target[own], group_size, own_grid
         )
         grids += own_grids
         target[own.stop :].addmm_(factor[own, own.stop :].t(), errors)
-    grids = grids if row_grid is None else [row_grid]
-    return codes.t(), Grid(
-        torch.cat([grid.scales for grid in grids]).t(),
-        torch.cat([grid.zero_points for grid in grids]).t(),
-        grids[0].greatest,
-    )
+    return codes.t(), grids if row_grid is None else [row_grid]
 
 
 def _rounded_block(
-    factor: Tensor, original: Tensor, target: Tensor, group_size: int, find_grid: GridFinder
-) -> tuple[Tensor, Tensor, list[Grid]]:
+    factor: Tensor,
+    original: Tensor,
+    target: Tensor,
+    group_size: int,
+    find_grid: Callable[[Tensor, int], G],
+) -> tuple[Tensor, Tensor, list[G]]:
     """Round the columns of one block.
 
     The factor is its block of R (columns × columns), ``original`` Wᵀ (columns × output features),
@@ -115,14 +163,15 @@ def _rounded_block(
     Returns:
         Codes as float32, errors W − Q (both columns × output features), and the groups' grids.
     """
-    errors, codes, grids = original.clone(), torch.empty_like(target), []
+    errors, codes = original.clone(), torch.empty_like(target)
+    grids: list[G] = []
     for first in range(0, len(target), group_size):
         group = slice(first, first + group_size)
         # (a·R_G⁻¹)ᵀ: how far the group's weights move if they are to leave no error.
         moved = torch.linalg.solve_triangular(
             factor[group, group].t(), target[group] - original[group], upper=False
         )
-        grids.append(find_grid(original[group] + moved, 0))
+        grids.append(find_grid(original[group] + moved, first))
         for column in range(first, min(group.stop, len(target))):
             row = slice(column, column + 1)
             code = grids[-1].encode(target[row], out=codes[row])

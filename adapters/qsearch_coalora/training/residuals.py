@@ -1,4 +1,4 @@
-"""The norm of the layers' inputs that residual factors are nearest in, measured once a study."""
+"""How residual factors are found: in which norm, measured once a study, and in how many turns."""
 
 from __future__ import annotations
 
@@ -11,12 +11,19 @@ if TYPE_CHECKING:
     from qsearch_coalora.adapter.adapted_model import AdaptedModel
 
 
-def use_residual_norms(study: StudyModel, adapted: AdaptedModel) -> None:
-    """Take residual factors in the norm that a study's options say."""
+def prepare_residuals(study: StudyModel, adapted: AdaptedModel) -> None:
+    """Take residual factors in the norm and the turns that a study's options say."""
     options = study.options
     assert isinstance(options, ResidualOptions)
-    if not options.fixed_rank or options.residual_norm != "inputs":
+    if not options.fixed_rank:
         return
+    if options.residual_norm == "inputs":
+        _use_input_norms(study, adapted)
+    if options.turns:
+        adapted.residual.strip(options.turns)
+
+
+def _use_input_norms(study: StudyModel, adapted: AdaptedModel) -> None:
     import torch
 
     from qsearch_coalora.training.sampling import round_seeds

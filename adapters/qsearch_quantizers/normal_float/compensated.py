@@ -1,0 +1,66 @@
+"""Codes of levels that compensate the errors of a row's earlier weights (GPTQ)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from qsearch.plugins.protocols import QuantizedTensor
+from qsearch_quantizers.gptq import compensated_codes
+from qsearch_quantizers.normal_float.blocks import TINY, halves_swapped
+from qsearch_quantizers.normal_float.levels import LevelTable, encode, level_table
+from qsearch_quantizers.normal_float.scales import block_scales
+from qsearch_quantizers.packed.bit_packing import pack
+
+
+@dataclass(frozen=True)
+class ScaledLevels:
+    """The values of one group of columns: levels times the scale of each row.
+
+    Args:
+        scales: One for each row (1 × output features), float32.
+        table: The levels.
+    """
+
+    scales: Tensor
+    table: LevelTable
+
+    @cached_property
+    def _inverse(self) -> Tensor:
+        return self.scales.clamp(min=TINY).reciprocal()
+
+    def encode(self, values: Tensor, out: Tensor) -> Tensor:
+        """Write the codes of the nearest values of a column (1 × output features) to ``out``."""
+        return out.copy_(encode((values * self._inverse).clamp_(-1, 1), self.table))
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Return the values of codes, float32."""
+        return self.table.levels[codes.long()] * self.scales
+
+
+def compensated(weight: Tensor, nearest: QuantizedTensor, factor: Tensor) -> QuantizedTensor:
+    """Return a weight that was rounded to nearest as rounded by GPTQ, on the same scales.
+
+    The factor is that of :func:`~qsearch_quantizers.gptq.feedback_factor`.
+    """
+    configuration, tensors = nearest.configuration, nearest.tensors
+    bits, size = configuration.integer("bits"), configuration.integer("block_size")
+    rows, columns = nearest.shape
+    scales = block_scales(tensors["scale_codes"], tensors["scales"], configuration)
+    # A block that continues in the next row is several groups.
+    group = math.gcd(size, columns)
+    starts = torch.arange(0, rows * columns, group, device=scales.device) // size
+    of_groups = scales[starts].view(rows, -1)
+    table = level_table(bits, weight.device)
+    codes, _ = compensated_codes(
+        factor,
+        weight.detach().float(),
+        group,
+        lambda _, column: ScaledLevels(of_groups[:, column // group][None], table),
+    )
+    packed = halves_swapped(pack(codes.reshape(-1), bits), bits)
+    return replace(nearest, tensors={**tensors, "codes": packed})
