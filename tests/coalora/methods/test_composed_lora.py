@@ -40,7 +40,7 @@ def test_before_training_it_is_the_residual_factors_next_to_plain_lora(
     make: Any, make_trainer: Any
 ) -> None:
     fixed = make_trainer(method=CoALoRATrainer, residual_norm="frobenius", residual_rank=2)
-    trained = make()
+    trained = make(residual_turns=0)
     for trainer in (fixed, trained):
         trainer.study.adapted.activate(uniform(trainer, 0))
     for own, other in zip(
@@ -48,6 +48,29 @@ def test_before_training_it_is_the_residual_factors_next_to_plain_lora(
     ):
         assert torch.equal(own[0], other[0])
         assert torch.equal(own[1], other[1])
+
+
+def test_quantized_and_low_rank_part_are_found_by_turns(make: Any) -> None:
+    errors = []
+    for turns in (0, 4):
+        trainer = make(residual_turns=turns, residual_norm="inputs", calibration_batches=2)
+        adapted, chosen = trainer.study.adapted, uniform(trainer, 0)
+        adapted.activate(chosen)
+        left = 0.0
+        for position, (A, B) in enumerate(adapted.factors()):
+            norm, weights = adapted.residual.norms[position], adapted.weights
+            low_rank = (B @ A).detach() * adapted.options.scaling
+            active = adapted.lora_layers[position].base_layer.weight
+            off = weights.originals[position] - active - low_rank
+            left += float(norm.whiten(off).square().sum())
+        errors.append(left)
+    assert errors[1] < errors[0]
+
+
+def test_where_ranks_are_searched_there_are_no_turns(make: Any) -> None:
+    assert ComposedLoRATrainer.Options(rank=4, ranks=(0, 4)).turns == 0
+    with pytest.raises(ValueError, match="residual_turns must be 0"):
+        ComposedLoRATrainer.Options(rank=4, ranks=(0, 4), residual_turns=2)
 
 
 def test_a_training_makes_factors_for_the_layer_configurations_that_it_meets(make: Any) -> None:
