@@ -54,22 +54,38 @@ class GroupGrid(Protocol):
 G = TypeVar("G", bound=GroupGrid)
 
 
-def feedback_factor_for(weight: Tensor, moment: Tensor, dampening: float) -> Tensor | None:
-    """Return the :func:`feedback_factor` of the moment of a weight's inputs.
+class FeedbackFactors:
+    """The :func:`feedback_factor` of weights, that of the last moment kept.
 
-    None where nothing makes up for an error, such as in the rows of an embedding.
-
-    Raises:
-        InputError: If the moment has another shape, or is not positive semidefinite.
+    A weight is quantized in several ways, one after the other, and neighbouring layers have inputs
+    in common, whose moment is one object.
     """
-    check_moment(moment, weight.shape[1])
-    try:
-        factor = feedback_factor(moment.detach().to(weight.device), dampening)
-    except ValueError as error:
-        raise InputError(
-            f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs: {error}"
-        ) from error
-    return None if int(factor.count_nonzero()) == len(factor) else factor
+
+    def __init__(self, dampening: float) -> None:
+        self._dampening = dampening
+        self._moment: Tensor | None = None
+        self._factor: Tensor | None = None
+
+    def of(self, weight: Tensor, moment: Tensor) -> Tensor | None:
+        """Return the factor of the moment of a weight's inputs.
+
+        None where nothing makes up for an error, such as in the rows of an embedding.
+
+        Raises:
+            InputError: If the moment has another shape, or is not positive semidefinite.
+        """
+        check_moment(moment, weight.shape[1])
+        if moment is not self._moment:
+            try:
+                factor = feedback_factor(moment.detach(), self._dampening)
+            except ValueError as error:
+                raise InputError(
+                    f"weight of shape {tuple(weight.shape)} cannot be rounded by its inputs:"
+                    f" {error}"
+                ) from error
+            is_one = int(factor.count_nonzero()) == len(factor)
+            self._moment, self._factor = moment, None if is_one else factor
+        return None if self._factor is None else self._factor.to(weight.device)
 
 
 def refuse_without_inputs() -> InputError:

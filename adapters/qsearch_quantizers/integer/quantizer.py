@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from typing import Literal, get_args
 
 from pydantic import Field, field_validator
@@ -13,8 +13,8 @@ from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.gptq import (
+    FeedbackFactors,
     compensated_codes,
-    feedback_factor_for,
     refuse_without_inputs,
 )
 from qsearch_quantizers.integer.decoder import IntegerDecoder
@@ -103,7 +103,7 @@ class Integer(GroupedQuantizer, IntegerDecoder):
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
-        factor = feedback_factor_for(weight, moment, self.options.dampening)
+        factor = self._factors.of(weight, moment)
         if factor is None:
             return self._quantized(weight, configuration, nearest_codes)
 
@@ -113,6 +113,10 @@ class Integer(GroupedQuantizer, IntegerDecoder):
 
         # All rows at once: for each column, PyTorch has to be called some ten times.
         return self._quantized(weight, configuration, rounded, weight.numel())
+
+    @cached_property
+    def _factors(self) -> FeedbackFactors:
+        return FeedbackFactors(self.options.dampening)
 
     def _quantized(
         self,

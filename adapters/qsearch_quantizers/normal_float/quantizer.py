@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
 from pydantic import Field
@@ -13,6 +14,8 @@ from qsearch_quantizers.normal_float.decoder import NormalFloatDecoder
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from qsearch_quantizers.gptq import FeedbackFactors
 
 Bits = Literal[2, 3, 4, 8]
 ScaleDtype = Literal["bfloat16", "float16", "float32"]
@@ -107,11 +110,16 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
         nearest = self._nearest(weight, configuration)
         if not self.needs_inputs:
             return nearest
-        from qsearch_quantizers.gptq import feedback_factor_for
         from qsearch_quantizers.normal_float.compensated import compensated
 
-        factor = feedback_factor_for(weight, moment, self.options.dampening)
+        factor = self._factors.of(weight, moment)
         return nearest if factor is None else compensated(weight, nearest, factor)
+
+    @cached_property
+    def _factors(self) -> FeedbackFactors:
+        from qsearch_quantizers.gptq import FeedbackFactors
+
+        return FeedbackFactors(self.options.dampening)
 
     def _nearest(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         import torch

@@ -170,3 +170,16 @@ def test_the_engine_correlates_its_errors_without_a_model():
         for rounding in ("gptq", "nearest")
     )
     assert ours.tolist() == plain.tolist()
+
+
+def test_a_moment_is_decomposed_once_while_it_is_the_last():
+    quantizer, weight = gptq(), normal(8, 64)
+    first, second = (correlated_moment(64, seed) for seed in (0, 1))
+    results = [
+        quantizer.quantize_for_inputs(weight, configuration(), moment)
+        for moment in (first, first, second, first)
+    ]
+    assert_same(results[0], results[1])
+    assert_same(results[0], results[3])
+    assert_same(results[2], gptq().quantize_for_inputs(weight, configuration(), second))
+    assert not torch.equal(results[0].tensors["codes"], results[2].tensors["codes"])
