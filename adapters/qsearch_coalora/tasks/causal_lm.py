@@ -28,7 +28,7 @@ from qsearch_coalora.tasks.divergence import (
     same_top,
     top_probabilities,
 )
-from qsearch_coalora.tasks.docstrings import require_packages
+from qsearch_coalora.tasks.documentation import collect_documentation
 from qsearch_coalora.tasks.metrics import upper_percentile, weighted_mean
 from qsearch_coalora.tasks.sequences import Sequences, pack
 from qsearch_coalora.tasks.splits import hold_out, require_examples
@@ -88,10 +88,10 @@ class CausalLanguageModelling:
         )
 
     def require_data(self) -> None:
-        """Look whether the training and validation text are there, from files' beginnings alone."""
+        """Look whether the text is there: from files' beginnings alone, or all of docstrings."""
         options = self.options
         if options.docstrings is not None:
-            require_packages(options.docstrings.packages)
+            collect_documentation(options.docstrings)
         table = partial(require_columns, columns=options.columns)
         options.require_sources(table if options.columns else require_text)
 

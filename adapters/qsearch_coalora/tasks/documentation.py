@@ -29,7 +29,7 @@ class DocumentationSource(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    packages: tuple[str, ...] = Field(default=("scipy", "sympy", "numpy", "pandas"), min_length=1)
+    packages: tuple[str, ...] = Field(default=("numpy", "pandas", "sympy", "scipy"), min_length=1)
     train_characters: int = Field(default=1_500_000, ge=1)
     validation_characters: int = Field(default=300_000, ge=1)
     test_characters: int = Field(default=600_000, ge=1)
@@ -40,18 +40,18 @@ class DocumentationSource(BaseModel):
 def collect_documentation(source: DocumentationSource) -> Mapping[Split, Sequence[str]]:
     """Return texts by split; always the same for the same installed packages.
 
-    Each package gives an equal share of a split's characters, and its last text may exceed it.
+    Each package gives an equal share of the characters that a split still needs, and its last text
+    may exceed it. What a package lacks, those after it give.
 
     Raises:
-        InputError: If a package is not installed or has too little text.
+        InputError: If a package is not installed, or all have too little text.
     """
     seen: set[str] = set()
     collected: dict[Split, list[str]] = {"train": [], "validation": [], "test": []}
-    for package in source.packages:
-        missing = {
-            split: -(-getattr(source, f"{split}_characters") // len(source.packages))
-            for split in collected
-        }
+    needed = {split: int(getattr(source, f"{split}_characters")) for split in collected}
+    for place, package in enumerate(source.packages):
+        left = len(source.packages) - place
+        missing = {split: -(-count // left) for split, count in needed.items()}
         for path, inside in source_files(package, source.seed):
             split = split_of(f"{package}/{inside}", source.seed)
             if all(count <= 0 for count in missing.values()):
@@ -59,13 +59,14 @@ def collect_documentation(source: DocumentationSource) -> Mapping[Split, Sequenc
             if missing[split] > 0:
                 texts = list(_texts(path, seen))
                 collected[split] += texts
-                missing[split] -= sum(map(len, texts))
-        short = {split: count for split, count in missing.items() if count > 0}
-        if short:
-            raise InputError(
-                f"task.docstrings: package {package!r} lacks text ({short} more characters needed);"
-                " ask for fewer, or choose another package"
-            )
+                count = sum(map(len, texts))
+                missing[split] -= count
+                needed[split] = max(needed[split] - count, 0)
+    if short := {split: count for split, count in needed.items() if count}:
+        raise InputError(
+            f"task.docstrings: packages {', '.join(source.packages)} lack text ({short} more"
+            " characters needed); ask for fewer, or add a package"
+        )
     return {split: tuple(texts) for split, texts in collected.items()}
 
 

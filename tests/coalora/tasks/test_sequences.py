@@ -116,14 +116,38 @@ def test_no_long_line_is_in_two_splits(package: str) -> None:
 
 
 def test_a_package_with_too_little_text_is_refused(package: str) -> None:
-    with pytest.raises(InputError, match=r"'seedlib' lacks text .*train.*ask for fewer"):
-        collect_documentation(corpus(package, train_characters=100_000))
+    options = CausalLanguageModelling.Options(docstrings=corpus(package, train_characters=100_000))
+    with pytest.raises(InputError, match=r"packages seedlib lack text .*train.*ask for fewer"):
+        CausalLanguageModelling(options).require_data()
     task = CausalLanguageModelling(
         CausalLanguageModelling.Options(docstrings={"packages": ["absent_library"]})
     )
     assert isinstance(task, SupportsDataCheck)
     with pytest.raises(InputError, match=r"package 'absent_library' is not installed"):
         task.require_data()
+
+
+def test_what_a_package_lacks_those_after_it_give(package: str) -> None:
+    alone = collect_documentation(corpus(package, test_characters=1))
+    both = DocumentationSource(
+        packages=(package, "numpy"),
+        train_characters=100_000,
+        validation_characters=300,
+        test_characters=1,
+    )
+    texts = collect_documentation(both)
+    assert sum(map(len, texts["train"])) >= 100_000
+    assert set(alone["train"]) < set(texts["train"])
+
+
+def test_the_packages_of_every_installation_have_enough_text() -> None:
+    sizes = {
+        split: sum(map(len, texts))
+        for split, texts in collect_documentation(DocumentationSource()).items()
+    }
+    assert sizes["train"] >= 1_500_000
+    assert sizes["validation"] >= 300_000
+    assert sizes["test"] >= 600_000
 
 
 def test_docstrings_are_packed_as_any_text(package: str) -> None:
