@@ -75,7 +75,8 @@ def _for_all(
 METHODS: Mapping[str, Method] = {
     OURS: _for_all(OURS),
     "composed-lora-ranks": _for_all(OURS, _RANKS, rank_is_searched=True),
-    "composed-lora-gptq": _for_all(OURS, CALIBRATED),
+    "composed-lora-gptq": _for_all(OURS, "quantizer.rounding=gptq"),
+    "composed-lora-no-turns": _for_all(OURS, "trainer.residual_turns=0"),
     "composed-lora-task": _for_all(OURS, loss=_TASK),
     "composed-lora-mixed": _for_all(OURS, "trainer.loss=mixed", loss=_TASK),
     "coa-lora": _for_all("coa-lora"),
@@ -117,7 +118,13 @@ PLANS = {
             seeds={
                 **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
                 **dict.fromkeys(
-                    ("composed-lora-gptq", "composed-lora-task", "composed-lora-mixed"), 1
+                    (
+                        "composed-lora-gptq",
+                        "composed-lora-no-turns",
+                        "composed-lora-task",
+                        "composed-lora-mixed",
+                    ),
+                    1,
                 ),
             },
             better=(),
@@ -133,7 +140,9 @@ PLANS = {
             bits_alone=(2.84, 3.14, 3.59, 4.35, 5.10),
             seeds={
                 **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
-                **dict.fromkeys(("composed-lora-gptq", "composed-lora-task"), 1),
+                **dict.fromkeys(
+                    ("composed-lora-gptq", "composed-lora-no-turns", "composed-lora-task"), 1
+                ),
             },
             better=(),
             metric=("accuracy", "points", 100),
