@@ -21,7 +21,9 @@ from benchmarks.units_perplexity import measure_perplexity
 from benchmarks.units_stored_types import measure_stored_types
 
 PARTS: Mapping[str, Callable[[Benchmark], None]] = {
-    "bytes": measure_bytes,
+    "bytes": lambda benchmark: measure_bytes(benchmark, "minilm", "smollm2"),
+    "bytes-mpnet": lambda benchmark: measure_bytes(benchmark, "mpnet"),
+    "bytes-gemma3": lambda benchmark: measure_bytes(benchmark, "gemma3"),
     "stored-types-minilm": partial(measure_stored_types, "sst2-minilm"),
     "stored-types-smollm2": partial(measure_stored_types, "wikitext2-smollm2"),
     "metrics": measure_metrics,

@@ -1,4 +1,4 @@
-"""Predicted against exported bytes: every format, on MiniLM and on SmolLM2.
+"""Predicted against exported bytes: every format and model.
 
 Two predictions: that of a dry run, from the plan that the writer shares, and that of the search,
 from the footprint and the stored bytes of each layer, which is for the format ``packed``. Nothing
@@ -8,9 +8,10 @@ is trained: sizes follow from shapes and configuration.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from qsearch_coalora.methods.trainer import AdapterTrainer
@@ -50,19 +51,47 @@ class Case:
     formats: tuple[str, ...]
 
 
-_SMOLLM2 = ("quantizer={name: normal-float}",)
-CASES = (
-    Case("MiniLM", "quickstart", _COMMON, _WITHOUT_INTEGERS),
-    Case("MiniLM", "quickstart", (*_COMMON, *_INTEGERS), ("packed", "compressed-tensors")),
-    Case("SmolLM2", "smollm2", (*_COMMON, *_SMOLLM2), _WITHOUT_INTEGERS),
-    Case("SmolLM2", "smollm2", (*_COMMON, *_INTEGERS), ("packed", "compressed-tensors", "gguf")),
+_NORMAL_FLOAT = ("quantizer={name: normal-float}",)
+_WITH_ADAPTER = (
+    "trainer={name: coa-lora, init: shared, batch_size: 2, eval_batch_size: 1}",
+    "space.tied=fused",
 )
+_WITHOUT_ADAPTER = ("space.tied=fused", "space.embeddings=true")
+
+Model = Literal["minilm", "smollm2", "mpnet", "gemma3"]
+
+CASES: Mapping[Model, Sequence[Case]] = {
+    "minilm": (
+        Case("MiniLM", "quickstart", _COMMON, _WITHOUT_INTEGERS),
+        Case("MiniLM", "quickstart", (*_COMMON, *_INTEGERS), ("packed", "compressed-tensors")),
+    ),
+    "smollm2": (
+        Case("SmolLM2", "smollm2", (*_COMMON, *_NORMAL_FLOAT), _WITHOUT_INTEGERS),
+        Case(
+            "SmolLM2", "smollm2", (*_COMMON, *_INTEGERS), ("packed", "compressed-tensors", "gguf")
+        ),
+    ),
+    "mpnet": (
+        Case("MPNet", "mpnet-sst2", _COMMON, _WITHOUT_INTEGERS),
+        Case("MPNet", "mpnet-sst2", (*_COMMON, *_INTEGERS), ("packed", "compressed-tensors")),
+    ),
+    "gemma3": (
+        Case("Gemma 3", "gemma3-270m", (*_WITH_ADAPTER, *_NORMAL_FLOAT), _WITHOUT_INTEGERS),
+        Case(
+            "Gemma 3",
+            "gemma3-270m",
+            (*_WITH_ADAPTER, *_INTEGERS),
+            ("packed", "compressed-tensors", "gguf"),
+        ),
+        Case("Gemma 3", "gemma3-270m", (*_WITHOUT_ADAPTER, *_INTEGERS), ("packed", "gguf")),
+    ),
+}
 
 
-def measure_bytes(benchmark: Benchmark) -> None:
-    """Export configurations of each case in each format, and claim the greatest differences."""
+def measure_bytes(benchmark: Benchmark, *models: Model) -> None:
+    """Export configurations of models in each format, and claim the greatest differences."""
     worst: dict[tuple[str, str], float] = {}
-    for case in CASES:
+    for case in (case for model in models for case in CASES[model]):
         components = build_components(
             load_spec(ROOT / "studies" / f"{case.study}.yaml", case.changes, environment())
         )

@@ -16,7 +16,7 @@ from qsearch.provenance.environment import find_machine
 from qsearch.storage.session_files import read_sessions
 from qsearch.storage.study_record import read_study
 from qsearch.study.run import run_spec
-from tests.engine.fake_study import Stop, stopping_at, study_spec
+from tests.engine.fake_study import SMALL, Stop, stopping_at, study_spec
 
 INPUTS = Inputs({"model.safetensors": "a" * 64}, {"train": ExamplesDigest(9, "b" * 64)})
 OTHERS = Inputs({"model.safetensors": "d" * 64}, {"train": ExamplesDigest(9, "c" * 64)})
@@ -95,3 +95,17 @@ def test_before_anything_is_measured_they_may_change(
     run(tmp_path / "run", stop_at="started")
     (session,) = read_sessions(tmp_path / "run")
     assert session.inputs == OTHERS
+
+
+def test_a_study_resumes_under_a_version_that_has_an_option_more(tmp_path: Path) -> None:
+    spec = study_spec(**SMALL)
+    first = run_spec(spec, tmp_path)
+    path = tmp_path / "study.yaml"
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    earlier = [line for line in lines if "dampening" not in line]
+    assert len(earlier) == len(lines) - 1
+    path.write_text("".join(earlier), encoding="utf-8")
+    assert run_spec(spec, tmp_path).trials.equals(first.trials)
+    other = study_spec(**SMALL, quantizer__dampening=0.1)
+    with pytest.raises(InputError, match=r"quantizer\.dampening: 0\.01 → 0\.1"):
+        run_spec(other, tmp_path)
