@@ -95,8 +95,12 @@ def measure_bytes(benchmark: Benchmark, *models: Model) -> None:
         components = build_components(
             load_spec(ROOT / "studies" / f"{case.study}.yaml", case.changes, environment())
         )
+        # What a study exports: a trainer without an adapter has none from here on.
+        trainer = components.trainer
+        assert isinstance(trainer, AdapterTrainer)
+        trainer.load_state(trainer.state())
         for name, configuration in configurations(components):
-            for format, bits in formats(case.formats):
+            for format, bits in formats(case.formats, trainer.has_adapter):
                 for kind, off in _export(
                     benchmark, case.model, components, name, configuration, format, bits
                 ).items():
@@ -107,11 +111,11 @@ def measure_bytes(benchmark: Benchmark, *models: Model) -> None:
         benchmark.claim(claim, off, TARGET, "lower")
 
 
-def formats(names: Sequence[str]) -> Iterator[tuple[str, int | None]]:
+def formats(names: Sequence[str], has_adapter: bool) -> Iterator[tuple[str, int | None]]:
     """Yield each format, and again with adapters of 8 bits where it stores them."""
     for name in names:
         yield name, None
-        if 8 in getattr(load_plugin("exporters", name), "adapter_bits", ()):
+        if has_adapter and 8 in getattr(load_plugin("exporters", name), "adapter_bits", ()):
             yield name, 8
 
 
