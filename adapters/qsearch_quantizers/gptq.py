@@ -88,7 +88,7 @@ class FeedbackFactors:
         return None if self._factor is None else self._factor.to(weight.device)
 
 
-def refuse_without_inputs() -> InputError:
+def missing_inputs_error() -> InputError:
     """Return the error of a weight whose inputs nobody gives.
 
     Rounded to nearest, a caller would get, and perhaps publish, other weights than the study's.

@@ -26,7 +26,7 @@ from qsearch_coalora.training.residuals import prepare_residuals
 from qsearch_coalora.training.study_model import StudyModel
 
 TURNS = 4
-"""Turns that halve the error at 2 bits and rank 8, where weights are rounded for their inputs."""
+"""At 2 bits and rank 8, they leave 0.85 of the squared error that residual factors leave."""
 
 
 class ComposedLoRAOptions(ResidualOptions):

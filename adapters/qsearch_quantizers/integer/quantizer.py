@@ -15,7 +15,7 @@ from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.gptq import (
     FeedbackFactors,
     compensated_codes,
-    refuse_without_inputs,
+    missing_inputs_error,
 )
 from qsearch_quantizers.integer.decoder import IntegerDecoder
 from qsearch_quantizers.integer.grid import (
@@ -89,7 +89,7 @@ class Integer(GroupedQuantizer, IntegerDecoder):
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight by rounding to nearest; with ``rounding: gptq`` an InputError."""
         if self.needs_inputs:
-            raise refuse_without_inputs()
+            raise missing_inputs_error()
         return self._quantized(weight, configuration, nearest_codes)
 
     def quantize_for_inputs(

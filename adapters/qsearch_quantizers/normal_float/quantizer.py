@@ -94,9 +94,9 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
             ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
         """
         if self.needs_inputs:
-            from qsearch_quantizers.gptq import refuse_without_inputs
+            from qsearch_quantizers.gptq import missing_inputs_error
 
-            raise refuse_without_inputs()
+            raise missing_inputs_error()
         return self._nearest(weight, configuration)
 
     def quantize_for_inputs(
