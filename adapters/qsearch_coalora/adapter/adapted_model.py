@@ -271,8 +271,8 @@ class AdaptedModel:
             .named_parameters()
         }
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Return what is trained, in groups with their learning rates, for AdamW."""
+    def parameter_groups(self, configurations: Sequence[Configuration]) -> list[dict[str, Any]]:
+        """Return what is trained on a set, in groups with their learning rates, for AdamW."""
         shared = self.shape.fixed_rank < self.options.rank
         adapter = [p for pair in self.factors() for p in pair if shared and p.requires_grad]
         rate = self.options.learning_rate
@@ -281,8 +281,10 @@ class AdaptedModel:
             groups.append({"params": list(self.theta.parameters()), "lr": self.shape.theta_rate})
         if self.shape.rows_rate is not None:
             # They decay towards nothing, not towards the residual.
-            rows = list(self.residual.parameters())
-            groups.append({"params": rows, "lr": self.shape.rows_rate, "weight_decay": 0.0})
+            groups += [
+                {"params": rows, "lr": self.shape.rows_rate * share, "weight_decay": 0.0}
+                for share, rows in self.residual.rate_groups(configurations).items()
+            ]
         return groups
 
     def _named_trained(self) -> dict[str, nn.Parameter]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import Parameter
 
 from qsearch.errors import EvaluationError
 from qsearch.space.configuration import Configuration, LayerConfiguration
@@ -20,6 +22,13 @@ from qsearch_coalora.adapter.residual import (
 from qsearch_coalora.adapter.row_entries import Entry, RowEntries
 from qsearch_coalora.weights.input_norm import InputNorm
 from qsearch_coalora.weights.switching import FULL_PRECISION, QuantizedWeights
+
+WHOLE_RATE = 0.02
+"""Squared error, over the weight's own, from which an entry is trained at the whole rate: about
+what residual factors of rank 8 leave of weights of 2 bits."""
+
+LEAST_POWER = -10
+"""Of 2: the least share of the rate."""
 
 
 class ResidualRows:
@@ -176,10 +185,32 @@ class ResidualRows:
                     self.put_into(position, own_A, own_B, configuration)
                     self.entries.add(position, chosen, own_A[: self.rank], own_B[:, : self.rank])
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield what is trained of it."""
-        if self.entries is not None:
-            yield from self.entries.parameters()
+    def rate_groups(self, configurations: Sequence[Configuration]) -> dict[float, list[Parameter]]:
+        """Return the entries of configurations by the share of the learning rate that suits them.
+
+        AdamW moves each value by about the rate, whatever is left to mend. So a share is the root
+        of the squared error that residual factors leave, over :data:`WHOLE_RATE` of the weight's
+        own, and at most 1: rounded to a power of 2, so that few groups are made.
+        """
+        groups: dict[float, list[Parameter]] = {}
+        if self.entries is None:
+            return groups
+        for position, name in enumerate(self._names):
+            whole = self._squared_norm(position)
+            met = [one[name] for one in configurations if one != FULL_PRECISION]
+            for chosen in sorted(set(met), key=self.entries.number):
+                left = self._residual_factors(position, chosen).error
+                share = math.sqrt(min(left / (WHOLE_RATE * whole), 1.0)) if whole else 1.0
+                power = max(round(math.log2(share)), LEAST_POWER) if share else LEAST_POWER
+                entry = self.entries.get(position, chosen)
+                assert entry is not None
+                groups.setdefault(2.0**power, []).extend(entry)
+        return groups
+
+    def _squared_norm(self, position: int) -> float:
+        """Return a weight's squared norm, in which residual factors are nearest."""
+        weight, norm = self._weights.originals[position].float(), self.norms[position]
+        return float((weight if norm is None else norm.whiten(weight)).square().sum())
 
     def _route(self, position: int, which: int, rows: Any, gradient: Tensor) -> Tensor:
         """Give the gradient of the rows to the active entry's A or B; return what is left."""

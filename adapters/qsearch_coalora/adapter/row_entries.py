@@ -38,6 +38,10 @@ class RowEntries:
         self._numbers = {chosen: number for number, chosen in enumerate(choices)}
         self._entries: dict[tuple[int, int], Entry] = {}
 
+    def number(self, chosen: LayerConfiguration) -> int:
+        """Return the place of a layer configuration among all."""
+        return self._numbers[chosen]
+
     def get(self, position: int, chosen: LayerConfiguration) -> Entry | None:
         """Return an entry, or None if no training has met it."""
         return self._entries.get((position, self._numbers[chosen]))
@@ -46,11 +50,6 @@ class RowEntries:
         """Make an entry, which begins with some factors."""
         entry = Entry(nn.Parameter(A.detach().clone()), nn.Parameter(B.detach().clone()))
         self._entries[position, self._numbers[chosen]] = entry
-
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield all parameters, in an order that does not depend on when they were made."""
-        for _, parameter in self._named():
-            yield parameter
 
     def tensors(self) -> dict[str, Tensor]:
         """Return copies of all entries by name, on the CPU."""

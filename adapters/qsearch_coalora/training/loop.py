@@ -98,7 +98,7 @@ class TrainingLoop:
         plain = [adapted.ranks.plain(configuration) for configuration in configurations]
         adapted.weights.expect(plain, adapted.residual.cached_rank)
         adapted.residual.open_entries(plain)
-        groups = adapted.parameter_groups()
+        groups = adapted.parameter_groups(plain)
         self._rates = [group["lr"] * options.rate_scale(round) for group in groups]
         self._parameters = [parameter for group in groups for parameter in group["params"]]
         self._optimizer = torch.optim.AdamW(groups, weight_decay=options.weight_decay, fused=True)

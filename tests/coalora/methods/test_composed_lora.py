@@ -100,6 +100,22 @@ def test_a_step_moves_the_factors_of_its_configuration_alone(make: Any) -> None:
             assert torch.equal(own[1][:, :2], old[1][:, :2]) == (configuration != drawn)
 
 
+def test_where_little_is_left_to_mend_factors_move_little(make: Any) -> None:
+    trainer = make(learning_rate=1e-2, steps=4, configurations_per_step=2)
+    every = trainer.study.quantizer.choices().layer_configurations
+    two, eight = (next(n for n, one in enumerate(every) if one["bits"] == b) for b in (2, 8))
+    chosen = [uniform(trainer, two), uniform(trainer, eight)]
+    trainer.study.adapted.residual.open_entries(chosen)
+    before = trainer.study.adapted.residual.entries.tensors()
+    trainer.train(chosen, 1)
+    moved: dict[int, float] = dict.fromkeys((two, eight), 0.0)
+    for name, tensor in rows(trainer).items():
+        number = int(name.rpartition(".choice-")[2].split(".")[0])
+        moved[number] = max(moved[number], float((tensor - before[name]).abs().max()))
+    assert moved[two] > 1e-2
+    assert 0 < moved[eight] < 0.1 * moved[two]
+
+
 def test_gradients_are_those_of_the_rows_that_the_model_computes_with(
     make: Any, make_configuration: Any
 ) -> None:
@@ -110,7 +126,11 @@ def test_gradients_are_those_of_the_rows_that_the_model_computes_with(
     batch = next(iter(trainer.study.task.batches("train", 4)))
     adapted.logits(batch).square().sum().backward()
     # By finite differences, on the factor with the largest gradient.
-    grads = [one.grad for one in adapted.residual.parameters()]
+    grads = [
+        factor.grad
+        for position, layer in enumerate(adapted.adapted_layers)
+        for factor in adapted.residual.entries.get(position, wanted[layer.name])
+    ]
     position = max(range(0, len(grads), 2), key=lambda place: grads[place].norm().item())
     gradient = grads[position]
     factor = adapted.lora_layers[position // 2].lora_A["default"].weight
