@@ -30,11 +30,12 @@ def test_the_result_has_every_part_that_is_recorded(
 
 
 def test_a_format_that_stores_adapters_in_codes_is_measured_with_them_too() -> None:
-    assert list(formats(("packed", "merged"))) == [
+    assert list(formats(("packed", "merged"), has_adapter=True)) == [
         ("packed", None),
         ("packed", 8),
         ("merged", None),
     ]
+    assert list(formats(("packed",), has_adapter=False)) == [("packed", None)]
 
 
 def test_changes_of_the_loss_are_paired_and_weighted() -> None:
