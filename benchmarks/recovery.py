@@ -12,9 +12,11 @@ finished is recorded under ``data/recovery``; one that was killed resumes under 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.objectives import ROOT
+from benchmarks.paper import PLANS as PAPER
 from benchmarks.paper_methods import BOTH, CALIBRATED, Method, Plan
 from benchmarks.paper_runs import outcomes_of, size_name
 from benchmarks.paper_tables import (
@@ -132,12 +134,9 @@ PLANS = {
             benchmark="recovery",
             methods=METHODS,
         ),
-        Plan(
+        replace(
+            PAPER["minilm"],  # At the same sizes.
             study=_PLANS / "minilm.yaml",
-            model="MiniLM-L6 on SST-2",
-            megabytes=(28.0, 28.4, 29.0, 30.0, 31.0),
-            bits=(2.58, 2.88, 3.33, 4.09, 4.84),
-            bits_alone=(2.84, 3.14, 3.59, 4.35, 5.10),
             seeds={
                 **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
                 **dict.fromkeys(
@@ -145,7 +144,6 @@ PLANS = {
                 ),
             },
             better=(),
-            metric=("accuracy", "points", 100),
             benchmark="recovery",
             methods=METHODS,
         ),

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import Parameter
 
 from qsearch.errors import EvaluationError
 from qsearch.space.configuration import Configuration, LayerConfiguration
@@ -185,14 +184,16 @@ class ResidualRows:
                     self.put_into(position, own_A, own_B, configuration)
                     self.entries.add(position, chosen, own_A[: self.rank], own_B[:, : self.rank])
 
-    def rate_groups(self, configurations: Sequence[Configuration]) -> dict[float, list[Parameter]]:
+    def rate_groups(
+        self, configurations: Sequence[Configuration]
+    ) -> dict[float, list[nn.Parameter]]:
         """Return the entries of configurations by the share of the learning rate that suits them.
 
         AdamW moves each value by about the rate, whatever is left to mend. So a share is the root
         of the squared error that residual factors leave, over :data:`WHOLE_RATE` of the weight's
         own, and at most 1: rounded to a power of 2, so that few groups are made.
         """
-        groups: dict[float, list[Parameter]] = {}
+        groups: dict[float, list[nn.Parameter]] = {}
         if self.entries is None:
             return groups
         for position, name in enumerate(self._names):

@@ -17,6 +17,7 @@ from qsearch.space.configuration import LayerConfiguration
 from qsearch.surrogate.error_correlation import error_correlation
 from qsearch.testing.comparison import assert_same_tensors
 from qsearch.testing.samples import normal_weight
+from tests.quantizers.moments import correlated_moment
 
 BOTH = pytest.mark.parametrize("scheme", ["symmetric", "asymmetric"])
 normal = partial(normal_weight, std=1.0)
@@ -32,13 +33,6 @@ def nearest(scheme="symmetric"):
 
 def configuration(bits=3, group_size=32):
     return LayerConfiguration({"bits": bits, "group_size": group_size})
-
-
-def correlated_moment(features, seed=0, tokens=None):
-    """E[x·xᵀ] of inputs with a few strong directions, as layers have."""
-    mixing = normal(features, features, seed=seed + 1) * torch.logspace(0.5, -1, features)
-    inputs = normal(tokens or 4 * features, features, seed=seed) @ mixing.T
-    return inputs.T @ inputs / len(inputs)
 
 
 def assert_same(one, other):

@@ -15,6 +15,7 @@ from qsearch.errors import InputError
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.testing.comparison import assert_same_tensors
 from qsearch.testing.samples import normal_weight
+from tests.quantizers.moments import correlated_moment
 
 GPTQ = NormalFloat(NormalFloat.Options(rounding="gptq"))
 NEAREST = NormalFloat(NormalFloat.Options())
@@ -30,13 +31,6 @@ def configuration(bits: int = 3, block_size: int = 32) -> LayerConfiguration:
             "scale_block_size": 16,
         }
     )
-
-
-def correlated_moment(features: int, seed: int = 0) -> Tensor:
-    """E[x·xᵀ] of inputs with a few strong directions, as layers have."""
-    mixing = normal_weight(features, features, seed=seed + 1) * torch.logspace(0.5, -1, features)
-    inputs = normal_weight(4 * features, features, seed=seed) @ mixing.T
-    return inputs.T @ inputs / len(inputs)
 
 
 def reference(weight: Tensor, moment: Tensor, chosen: LayerConfiguration) -> Tensor:
