@@ -18,14 +18,15 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from qsearch_coalora.models.loading import CAUSAL, load_pretrained
 from qsearch_coalora.models.tokenizers import load_tokenizer
 
-from benchmarks.objectives import DATA, ROOT
-from benchmarks.paper_text import prepare_text
+from benchmarks.language_models import Kept, LanguageModels
+from benchmarks.objectives import ROOT
 from benchmarks.peer_tools.inputs import (
     ALLOCATIONS,
     MODEL,
@@ -36,11 +37,9 @@ from benchmarks.peer_tools.inputs import (
 )
 from benchmarks.peer_tools.study import PeerStudy
 from benchmarks.recipes import install
-from benchmarks.recording import COMMIT, Benchmark, fill_table, machine, parts_to_measure
+from benchmarks.recording import Benchmark
 from qsearch.claims.paired_difference import PairedDifference, paired_difference
 from qsearch.storage.files import write_json
-
-DOCS = ROOT / "docs" / "benchmarks.md"
 
 OURS = "qsearch"
 
@@ -78,64 +77,35 @@ TOOLS = {
 }
 
 
-@dataclass(frozen=True)
-class Model:
-    """A model to compare on."""
-
-    title: str
-    plan: Path
-
-
-_PLANS = Path(__file__).parent / "plans" / "peers"
-
-MODELS = {
-    "smollm2": Model("SmolLM2-135M", _PLANS / "smollm2.yaml"),
-    "gemma3": Model("Gemma 3 270M", _PLANS / "gemma3.yaml"),
-}
-
-
 def main() -> None:
     """Measure what is missing; write the result file and the documentation's table."""
-    parts = parts_to_measure(__doc__, MODELS)
-    for name in parts:
-        measure(name, MODELS[name].plan)
-    benchmark, lines = Benchmark("peers"), list[str]()
-    for name, model in MODELS.items():
-        path = _record(name)
-        if path.is_file():
-            lines += report(benchmark, model.title, json.loads(path.read_text(encoding="utf-8")))
-    fill_table(DOCS, benchmark.name, ["", *lines])
-    benchmark.write()
-
-
-def _record(name: str) -> Path:
-    return DATA / "peers" / f"{name}.json"
+    LanguageModels("peers", measure, report).run(__doc__)
 
 
 # Measuring
 
 
-def measure(name: str, plan: Path) -> None:
-    """Ask all tools for allocations, evaluate them, and write the record of a model."""
-    folder = ROOT / "runs" / "peers" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    prepare_text(plan)
+def measure(plan: Path, folder: Path) -> dict[str, Any]:
+    """Ask all tools for allocations, and evaluate them."""
     study = PeerStudy(plan)
     inputs = write_inputs(study, plan, folder)
     asked = {title: _Asked(folder / title, tool, inputs) for title, tool in TOOLS.items()}
     for one in asked.values():
         one.ask(folder)
-    evaluated = _Evaluated(study, folder / "evaluated.json")
+    kept = Kept(folder / "evaluated.json")
     tools = {}
     for title, one in asked.items():
         costs = json.loads(one.costs.read_text(encoding="utf-8"))
         if "reason" not in costs:
             found = read_allocations(one.allocations)
-            costs["sizes"] = {str(size): evaluated.of(found[size]) for size in inputs.sizes}
+            costs["sizes"] = {
+                str(size): kept.of(
+                    json.dumps(sorted(found[size].items())), partial(_evaluate, study, found[size])
+                )
+                for size in inputs.sizes
+            }
         tools[title] = costs
-    record = {"model": name, "sizes": inputs.sizes, "tools": tools}
-    _record(name).parent.mkdir(parents=True, exist_ok=True)
-    write_json(_record(name), {**record, "machine": {**machine(), "commit": COMMIT}})
+    return {"sizes": inputs.sizes, "tools": tools}
 
 
 def write_inputs(study: PeerStudy, plan: Path, folder: Path) -> Inputs:
@@ -221,32 +191,18 @@ class _Asked:
         }
 
 
-class _Evaluated:
-    """Allocations on the test split; kept so that a benchmark that was killed continues."""
-
-    def __init__(self, study: PeerStudy, path: Path) -> None:
-        self._study, self._path = study, path
-        self._values: dict[str, dict[str, Any]] = {}
-        if path.is_file():
-            self._values = json.loads(path.read_text(encoding="utf-8"))
-
-    def of(self, allocation: Allocation) -> dict[str, Any]:
-        """Return the size of an allocation, and what it scores."""
-        configuration = self._study.configuration(allocation)
-        key = json.dumps(sorted(allocation.items()))
-        if key not in self._values:
-            result = self._study.evaluate(configuration, "test")
-            assert result.examples is not None
-            (bits,) = self._study.trainer.study.average_bits([configuration])
-            self._values[key] = {
-                "bits": bits,
-                "kl": result.metrics["kl"].value,
-                "perplexity": result.metrics["perplexity"].value,
-                "sequences": result.examples.metrics["kl"],
-            }
-            write_json(self._path, self._values)
-            print(f"{bits:.3f} bits: KL {self._values[key]['kl']:.5f}", flush=True)
-        return self._values[key]
+def _evaluate(study: PeerStudy, allocation: Allocation) -> dict[str, Any]:
+    """Return the size of an allocation, and what it scores on the test split."""
+    configuration = study.configuration(allocation)
+    result = study.evaluate(configuration, "test")
+    assert result.examples is not None
+    (bits,) = study.trainer.study.average_bits([configuration])
+    return {
+        "bits": bits,
+        "kl": result.metrics["kl"].value,
+        "perplexity": result.metrics["perplexity"].value,
+        "sequences": result.examples.metrics["kl"],
+    }
 
 
 # Reporting

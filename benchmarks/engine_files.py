@@ -1,0 +1,224 @@
+"""Files of llama.cpp's presets and of a study, made and measured in llama.cpp."""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from gguf import GGUFReader
+from qsearch_coalora.export.formats import GGUFExporter
+from qsearch_coalora.export.gguf_original import gguf_names
+from qsearch_coalora.llama_cpp.evaluating import EngineFiles, evaluate_files, written
+from qsearch_coalora.llama_cpp.timing import file_speed
+from qsearch_coalora.methods.ptq import PTQTrainer
+from qsearch_coalora.models.source import locate_model
+
+from benchmarks.language_models import Kept
+from benchmarks.llama_quantize import quantize
+from benchmarks.paper_text import environment
+from qsearch.deployment.selection import best_among
+from qsearch.plugins.components import build_components
+from qsearch.plugins.engines import EngineSpeed
+from qsearch.space.configuration import Configuration
+from qsearch.spec.study_spec import StudySpec, load_spec
+from qsearch.storage.clock import Clock
+from qsearch.storage.study_record import StudyRecord, read_study, row_configuration
+from qsearch.study.run import run_spec
+
+PRESETS = (
+    *("Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS"),
+    *("Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"),
+)
+
+
+WHOLE_TEST = ("smollm2",)
+"""Models some of whose files are measured on all of the test text too."""
+
+WHOLE_TEXT = ("task.test_tokens=null", "trainer.reference_mebibytes=4096")
+
+FINAL = ("Q3_K_S", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
+"""Presets whose files these are."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A file in llama.cpp, on test text: means over tokens, and KL by sequence."""
+
+    nbytes: int
+    bits: float
+    kl: float
+    same_top: float
+    perplexity: float
+    sequences: tuple[float, ...]
+    speed: EngineSpeed
+
+
+def measure(plan: Path, folder: Path) -> dict[str, Any]:
+    """Make the presets' files, search, and measure both in llama.cpp."""
+    spec = load_spec(plan, (), environment())
+    presets, budgets = make_presets(spec, folder)
+    search = spec.search.model_copy(update={"budgets": budgets})
+    run_spec(spec.model_copy(update={"search": search}), folder / "study")
+    record = read_study(folder / "study")
+    trainer = _trainer(spec)
+    bits_within, pairs = bits_within_file(trainer), list[Pair]()
+    for preset, path in presets.items():
+        own = _best_within(record, bits_within(path.stat().st_size))
+        if own is not None:
+            pairs.append(Pair(preset, path, int(own["trial"]), row_configuration(own)))
+    kept = Kept(folder / "measured.json")
+    files = [{"preset": one.preset, **one.measure(trainer, kept)} for one in pairs]
+    values: dict[str, Any] = {
+        "minutes": 60 * Clock(folder / "study").hours,
+        "evaluations": len(record.trials),
+        "files": files,
+    }
+    if plan.stem in WHOLE_TEST:
+        del trainer
+        gc.collect()
+        trainer = _trainer(load_spec(plan, WHOLE_TEXT, environment()))
+        (folder / "whole" / "state").mkdir(parents=True, exist_ok=True)
+        trainer.study.references.folder = folder / "whole"
+        kept = Kept(folder / "measured-whole.json")
+        values["whole test"] = [
+            {"preset": one.preset, **one.measure(trainer, kept)}
+            for one in pairs
+            if one.preset in FINAL
+        ]
+    return values
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A preset's file, and the configuration that is compared with it."""
+
+    preset: str
+    path: Path
+    trial: int
+    configuration: Configuration
+
+    def measure(self, trainer: PTQTrainer, kept: Kept) -> dict[str, Any]:
+        """Measure both, but for what is kept."""
+        export = partial(export_in_engine, trainer, self.configuration)
+        return {
+            "trial": self.trial,
+            "llama.cpp": kept.of(self.path.name, partial(in_engine, trainer, self.path)),
+            "qsearch": kept.of(f"trial {self.trial}", export),
+        }
+
+
+def _trainer(spec: StudySpec) -> PTQTrainer:
+    """Return the trainer of a study that trains nothing, with the model as it is."""
+    trainer = build_components(spec).trainer
+    assert isinstance(trainer, PTQTrainer)
+    trainer.load_state(trainer.state())
+    return trainer
+
+
+def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[float, ...]]:
+    """Make the files of presets, and return them, with their sizes in average bits of the study.
+
+    A preset that llama.cpp refuses for this model is left out, and so is one of the same bytes as
+    another before it. Sizes outside of the interval that is searched are left out.
+    """
+    trainer, model = _trainer(spec), locate_model(spec.model)
+    assert model.gguf_file is not None
+    source, unquantized = Path(model.path) / model.gguf_file, folder / "F32.gguf"
+    if not unquantized.is_file():
+        quantize(source, unquantized, "F32")
+    files: dict[bytes, tuple[str, Path]] = {}
+    matrix = importance_matrix(trainer, source)
+    for preset in PRESETS:
+        path = folder / f"{preset}.gguf"
+        try:
+            if not path.is_file():
+                quantize(unquantized, path, preset, matrix)
+        except RuntimeError as error:
+            print(f"{preset}: {error}", flush=True)
+            continue
+        with path.open("rb") as stream:
+            files.setdefault(hashlib.file_digest(stream, "sha256").digest(), (preset, path))
+    assert spec.search.bits is not None
+    low, high = spec.search.bits
+    presets, bits_within = dict(files.values()), bits_within_file(trainer)
+    bits = sorted({bits_within(path.stat().st_size) for path in presets.values()})
+    budgets = tuple(one for one in bits if low < one <= high)
+    del trainer
+    gc.collect()
+    return presets, budgets
+
+
+def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
+    """Return the mean squares of each layer's inputs that the study quantizes by, by tensor."""
+    fields = GGUFReader(source).fields
+    architecture = str(fields["general.architecture"].contents())
+    name_of = gguf_names(architecture, int(fields[f"{architecture}.block_count"].contents()))
+    paths = trainer.export_job(_any_configuration(trainer)).paths
+    moments = trainer.study.adapted.weights.moments
+    return {
+        str(name_of(f"{path}.weight")): moment.contiguous().numpy()
+        for path, layer, moment in zip(paths, trainer.layers(), moments, strict=True)
+        if moment is not None and not layer.is_table
+    }
+
+
+def _any_configuration(trainer: PTQTrainer) -> Configuration:
+    every = trainer.study.quantizer.choices().layer_configurations
+    quantizer: Any = trainer.study.quantizer
+    return Configuration(
+        {
+            layer.name: next(one for one in every if quantizer.takes(layer.shape, one))
+            for layer in trainer.layers()
+        }
+    )
+
+
+def bits_within_file(trainer: PTQTrainer) -> Callable[[int], float]:
+    """Return what gives the average bits of the configurations whose file takes so many bytes.
+
+    ggml's types fill their bytes, so a file's are an affine function of average bits, but for the
+    padding of tensors to 32 bytes.
+    """
+    configuration = _any_configuration(trainer)
+    (whole,) = GGUFExporter().weight_bytes(trainer.export_job(configuration)).values()
+    (bits,) = trainer.study.average_bits([configuration])
+    weights = sum(layer.parameters for layer in trainer.layers())
+    return lambda nbytes: bits + (nbytes - whole) * 8 / weights
+
+
+def _best_within(record: StudyRecord, bits: float) -> pd.Series | None:
+    rows = record.latest
+    fitting = rows[rows["average_bits"] <= bits]
+    return None if fitting.empty else best_among(fitting, record.objective)
+
+
+def export_in_engine(trainer: PTQTrainer, configuration: Configuration) -> dict[str, Any]:
+    """Export a configuration and measure its file."""
+    with written(trainer.export_job(configuration)) as files:
+        return in_engine(trainer, files.model)
+
+
+def in_engine(trainer: PTQTrainer, path: Path) -> dict[str, Any]:
+    """Measure a file on the study's test text."""
+    reference = trainer.reference("test")
+    result = evaluate_files(trainer.study, EngineFiles(path, None), "test", reference)
+    assert result.examples is not None
+    weights = sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    nbytes = path.stat().st_size
+    measured = Measured(
+        nbytes=nbytes,
+        bits=8 * nbytes / weights,
+        kl=result.metrics["kl"].value,
+        same_top=result.metrics["same_top"].value,
+        perplexity=result.metrics["perplexity"].value,
+        sequences=result.examples.metrics["kl"],
+        speed=file_speed(path, None, torch.get_num_threads()),
+    )
+    return asdict(measured)
