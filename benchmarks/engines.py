@@ -11,13 +11,19 @@ is finished stays under ``runs/engines``, so a benchmark that was killed continu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from benchmarks.engine_files import measure
+from benchmarks.engine_files import FINAL, measure
 from benchmarks.language_models import LanguageModels
-from benchmarks.recording import Benchmark
-from qsearch.claims.paired_difference import paired_difference
+from benchmarks.objectives import ROOT
+from benchmarks.recording import Benchmark, fill_table
+from qsearch.claims.paired_difference import PairedDifference, paired_difference
+
+README = ROOT / "README.md"
+
+SHOWN = "smollm2"
+"""The model whose table is there."""
 
 SMALL_BITS, SMALL_TARGET, LARGE_TARGET = 4.5, 0.75, 0.9
 """Bits of a file per weight up to which the first target holds, and both targets: of the KL of our
@@ -25,63 +31,120 @@ file over that of the preset's."""
 
 
 def main() -> None:
-    """Measure what is missing; write the result file and the documentation's table."""
-    LanguageModels("engines", measure, report).run(__doc__)
+    """Measure what is missing; write the result file and the tables of the documentation."""
+    models = LanguageModels("engines", measure, report)
+    models.run(__doc__)
+    record = models.recorded(SHOWN)
+    if record is not None:
+        fill_table(README, models.benchmark, ["", *shown(record)])
+
+
+def shown(record: Mapping[str, Any]) -> list[str]:
+    """Return the README's table of a model: of some presets, on the longest text measured."""
+    files = record.get("whole test", record["files"])
+    return _markdown([Compared(one) for one in files if one["preset"] in FINAL])
 
 
 def report(benchmark: Benchmark, title: str, record: Mapping[str, Any]) -> list[str]:
-    """Add a model's rows and claims; return its table as Markdown."""
-    lines = [
-        f"### {title}: files in llama.cpp",
-        "",
-        "| preset | MB, bits per weight | KL | qsearch: MB | KL | ratio | same top token |"
-        " tokens per second |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    files = [one for one in record["files"] if "qsearch" in one]
-    for one in files:
-        theirs, ours = one["llama.cpp"], one["qsearch"]
-        ratio = ours["kl"] / theirs["kl"]
-        difference = paired_difference(ours["sequences"], theirs["sequences"])
-        alike = [row["qsearch"]["nbytes"] for row in files if row["qsearch"]["kl"] <= theirs["kl"]]
-        saved = 1 - min(alike, default=theirs["nbytes"]) / theirs["nbytes"]
-        target = SMALL_TARGET if theirs["bits"] <= SMALL_BITS else LARGE_TARGET
-        benchmark.claim(
-            f"{title}: KL of qsearch's file over that of {one['preset']}'s of as many bytes"
-            f" ({theirs['bits']:.2f} bits a weight)",
-            *(ratio, target, "lower"),
-        )
-        speeds = [side["speed"]["generation_tokens_per_second"] for side in (theirs, ours)]
-        size, alike_top = theirs["nbytes"] / 1e6, (theirs["same_top"], ours["same_top"])
-        benchmark.row(
-            model=record["model"],
-            preset=one["preset"],
-            bits=round(theirs["bits"], 3),
-            bytes=theirs["nbytes"],
-            kl=round(theirs["kl"], 5),
-            same_top=round(theirs["same_top"], 4),
-            perplexity=round(theirs["perplexity"], 3),
-            own_bytes=ours["nbytes"],
-            own_kl=round(ours["kl"], 5),
-            own_same_top=round(ours["same_top"], 4),
-            own_perplexity=round(ours["perplexity"], 3),
-            difference=round(difference.difference, 5),
-            low=round(difference.low, 5),
-            high=round(difference.high, 5),
-            saved_at_equal_kl=round(saved, 4),
-            tokens_per_second=round(speeds[0], 1),
-            own_tokens_per_second=round(speeds[1], 1),
-        )
-        lines.append(
-            f"| {one['preset']} | {size:.1f}, {theirs['bits']:.2f} | {theirs['kl']:.4f} |"
-            f" {ours['nbytes'] / 1e6:.1f} | {ours['kl']:.4f} | {ratio:.2f} |"
-            f" {alike_top[0]:.3f}, {alike_top[1]:.3f} | {speeds[0]:.0f}, {speeds[1]:.0f} |"
-        )
+    """Add a model's rows and claims; return its tables as Markdown."""
+    lines = [f"### {title}: files in llama.cpp", ""]
+    for text, name in (("", "files"), (" on the whole test text", "whole test")):
+        pairs = [Compared(one) for one in record.get(name, ())]
+        if not pairs:
+            continue
+        for one in pairs:
+            _claim(benchmark, title + text, one)
+            benchmark.row(model=record["model"], text=name, **one.values(pairs))
+        if name != "files":
+            lines += [f"The same{text}:", ""]
+        lines += [*_markdown(pairs), ""]
     lines += [
-        "",
         f"The search took {record['minutes']:.0f} minutes ({record['evaluations']} evaluations).",
         "",
     ]
+    return lines
+
+
+class Compared:
+    """What was measured of a preset's file and of qsearch's."""
+
+    def __init__(self, measured: Mapping[str, Any]) -> None:
+        self.preset: str = measured["preset"]
+        self.theirs: Mapping[str, Any] = measured["llama.cpp"]
+        self.ours: Mapping[str, Any] = measured["qsearch"]
+
+    @property
+    def ratio(self) -> float:
+        """KL of qsearch's file over that of the preset's."""
+        return float(self.ours["kl"] / self.theirs["kl"])
+
+    @property
+    def difference(self) -> PairedDifference:
+        """KL of qsearch's file less that of the preset's, over the same sequences."""
+        return paired_difference(self.ours["sequences"], self.theirs["sequences"])
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """Tokens that each generates a second, the preset's first."""
+        first, second = (
+            float(side["speed"]["generation_tokens_per_second"])
+            for side in (self.theirs, self.ours)
+        )
+        return first, second
+
+    def saved(self, pairs: Sequence[Compared]) -> float:
+        """Return the share of bytes that the smallest file of the same KL or less saves."""
+        alike = [one.ours["nbytes"] for one in pairs if one.ours["kl"] <= self.theirs["kl"]]
+        nbytes = int(self.theirs["nbytes"])
+        return 1 - min(alike, default=nbytes) / nbytes
+
+    def values(self, pairs: Sequence[Compared]) -> dict[str, Any]:
+        """Return a row of the result file."""
+        difference, speeds = self.difference, self.speeds
+        own = {
+            "preset": self.preset,
+            "bits": round(self.theirs["bits"], 3),
+            "difference": round(difference.difference, 5),
+            "low": round(difference.low, 5),
+            "high": round(difference.high, 5),
+            "saved_at_equal_kl": round(self.saved(pairs), 4),
+        }
+        for prefix, side, speed in zip(("", "own_"), (self.theirs, self.ours), speeds, strict=True):
+            own |= {
+                f"{prefix}bytes": side["nbytes"],
+                f"{prefix}kl": round(side["kl"], 5),
+                f"{prefix}same_top": round(side["same_top"], 4),
+                f"{prefix}perplexity": round(side["perplexity"], 3),
+                f"{prefix}tokens_per_second": round(speed, 1),
+            }
+        return own
+
+
+def _claim(benchmark: Benchmark, title: str, one: Compared) -> None:
+    bits = one.theirs["bits"]
+    benchmark.claim(
+        f"{title}: KL of qsearch's file over that of {one.preset}'s of as many bytes"
+        f" ({bits:.2f} bits a weight)",
+        *(one.ratio, SMALL_TARGET if bits <= SMALL_BITS else LARGE_TARGET, "lower"),
+    )
+
+
+def _markdown(pairs: Sequence[Compared]) -> list[str]:
+    lines = [
+        "| preset | MB, bits per weight | KL | qsearch: MB | KL | ratio | difference, ± 95 % |"
+        " same top token | tokens per second |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for one in pairs:
+        theirs, ours, difference = one.theirs, one.ours, one.difference
+        half = difference.high - difference.difference
+        lines.append(
+            f"| {one.preset} | {theirs['nbytes'] / 1e6:.1f}, {theirs['bits']:.2f} |"
+            f" {theirs['kl']:.4f} | {ours['nbytes'] / 1e6:.1f} | {ours['kl']:.4f} |"
+            f" {one.ratio:.2f} | {difference.difference:+.4f} ± {half:.4f} |"
+            f" {theirs['same_top']:.3f}, {ours['same_top']:.3f} |"
+            f" {one.speeds[0]:.0f}, {one.speeds[1]:.0f} |"
+        )
     return lines
 
 

@@ -41,11 +41,16 @@ class LanguageModels:
             self._record(name)
         benchmark, lines = Benchmark(self.benchmark), list[str]()
         for name, title in TITLES.items():
-            if (path := self._path(name)).is_file():
-                record = json.loads(path.read_text(encoding="utf-8"))
+            record = self.recorded(name)
+            if record is not None:
                 lines += self.report(benchmark, title, record)
         fill_table(DOCS, self.benchmark, ["", *lines])
         benchmark.write()
+
+    def recorded(self, name: str) -> Values | None:
+        """Return the record of a model, if there is one."""
+        path = self._path(name)
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
     def _path(self, name: str) -> Path:
         return DATA / self.benchmark / f"{name}.json"
