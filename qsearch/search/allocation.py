@@ -30,8 +30,9 @@ _ROW_SCALE = 0.1
 """Scale of the budget's row: HiGHS meets it within 1e-6, and prints lines where it has to repair
 solutions that miss it by rounding."""
 
-_MAX_SOLVES = 10
-"""Times that the solver runs with a lower budget because its allocation exceeds the budget."""
+_SLACKS = (0.0, 1e-5, 1e-4)
+"""Average bits by which the solver's budget is less, one after the other, until its allocation is
+within the budget: the solver may miss it by rounding."""
 
 
 def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Integers:
@@ -54,16 +55,13 @@ def allocate(space: ConfigurationSpace, scores: Floats, budget: float) -> Intege
     options = _options(space, scores, budget, greedy, upgrades.price(budget))
     if options is None:
         return greedy
-    limit = budget
-    for _ in range(_MAX_SOLVES):
-        index = _solve(space, scores, options, limit)
+    for slack in _SLACKS:
+        index = _solve(space, scores, options, max(budget - slack, least))
         if index is None or _total(scores, greedy) <= _total(scores, index):
             return greedy
-        excess = float(space.average_bits(index)) - budget
-        if excess <= 0:
+        if float(space.average_bits(index)) <= budget:
             return index
-        limit = max(limit - 1.01 * excess, least)
-    raise QsearchError(f"the allocator found no configuration within {budget:g} average bits")
+    return greedy
 
 
 def allocate_front(space: ConfigurationSpace, scores: Floats, budgets: Sequence[float]) -> Integers:

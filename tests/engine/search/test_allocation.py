@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -87,6 +88,14 @@ def test_budget_is_never_exceeded_by_any_amount(seed: int, budget: float) -> Non
     budget = max(budget, space.average_bits_range[0])
     index = allocate(space, random_scores(seed, space), budget)
     assert float(space.average_bits(index)) <= budget
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_budget_that_a_configuration_misses_by_rounding_is_held(seed: int) -> None:
+    scores = random_scores(seed)
+    for bits in np.unique(BITS[BITS > MIN + 0.1])[::60].tolist():
+        budget = math.nextafter(bits, 0.0)
+        assert SMALL.average_bits(allocate(SMALL, scores, budget)) <= budget
 
 
 def test_least_budget_is_met_whatever_the_rounding() -> None:
