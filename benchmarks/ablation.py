@@ -95,8 +95,8 @@ def _without_learning() -> Iterator[None]:
         yield
 
 
-def _settings(**changes: int) -> Variant:
-    return Variant(target="examples", settings=SearchSettings(**changes))
+def _with(settings: SearchSettings) -> Variant:
+    return Variant(target="examples", settings=settings)
 
 
 ABLATIONS = {
@@ -108,8 +108,8 @@ ABLATIONS = {
         knows=lambda problem: replace(problem, correlation=None)
     ),
     "posterior means instead of expected improvement": Ablation(patched=_without_uncertainty),
-    "no local search": Ablation(_settings(steps=0)),
-    "no empty segments": Ablation(_settings(empty_segment_share=0)),
+    "no local search": Ablation(_with(SearchSettings(steps=0))),
+    "no empty segments": Ablation(_with(SearchSettings(empty_segment_share=0))),
     "one candidate a fit": Ablation(Variant(target="examples", batch=1)),
     "ten candidates a fit": Ablation(Variant(target="examples", batch=10)),
     "sampling noise modelled": Ablation(Variant(target="task")),

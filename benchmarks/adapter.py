@@ -195,6 +195,7 @@ def sets_of(
     space = components.space
     errors = components.trainer.quantization_error(space.choices.layer_configurations)
     bits, generator = components.spec.search.bits, np.random.default_rng(seed)
+    assert bits is not None
     initial = initial_configurations(space, errors, count, bits, generator)
     first_set = np.stack([index for _, index in initial])
     return first_set, allocate_front(space, error_scores(space, errors), levels)

@@ -6,7 +6,7 @@ machine hits both; the ratio of medians is reported.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from qsearch_coalora.adapter.residual import (
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.weights.input_norm import InputNorm
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
+from torch import Tensor
 
 from benchmarks.objectives import ROOT
 from benchmarks.paper_text import environment
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, medians
+from qsearch._arrays import Integers
 from qsearch.plugins.components import build_components
 from qsearch.search.acquisition import log_expected_hypervolume_improvement
 from qsearch.search.layer_scores import error_scores
@@ -39,7 +41,7 @@ from qsearch.space.layers import LayerSpec
 from qsearch.space.sampling import sample_configurations
 from qsearch.spec.study_spec import load_spec
 from qsearch.surrogate.features import score_features
-from qsearch.surrogate.surrogate import fit_surrogate
+from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
 
 RANK = 8
 
@@ -54,16 +56,20 @@ def residuals(benchmark: Benchmark) -> None:
         quantized = quantizer.dequantize(quantizer.quantize(weight, three_bits))
         residual = weight - quantized
 
-        def ours(weight=weight, quantized=quantized) -> Factors:
+        def ours(weight: Tensor = weight, quantized: Tensor = quantized) -> Factors:
             return residual_factors(weight, quantized, RANK, torch.Generator().manual_seed(0))
 
-        def full(residual=residual) -> object:
+        def full(residual: Tensor = residual) -> object:
             return torch.linalg.svd(residual, full_matrices=False)
 
-        def low_rank(residual=residual) -> tuple[torch.Tensor, ...]:
+        def low_rank(residual: Tensor = residual) -> tuple[Tensor, ...]:
             return torch.svd_lowrank(residual, RANK + OVERSAMPLING, niter=POWER_ITERATIONS)
 
-        calls = {"ours": ours, "full": full, "svd_lowrank": low_rank}
+        calls: dict[str, Callable[[], object]] = {
+            "ours": ours,
+            "full": full,
+            "svd_lowrank": low_rank,
+        }
         times = medians(alternate(calls, repeats=3 if shape[0] > 1536 else 9))
         label = f"rank {RANK} of a {shape[0]}×{shape[1]} residual"
         for peer in ("full", "svd_lowrank"):
@@ -109,7 +115,7 @@ def captured_squares(benchmark: Benchmark) -> None:
             )
 
 
-def _captured(weight: torch.Tensor, quantized: torch.Tensor, norm: InputNorm | None) -> float:
+def _captured(weight: Tensor, quantized: Tensor, norm: InputNorm | None) -> float:
     found = residual_factors(weight, quantized, RANK, torch.Generator().manual_seed(0), norm)
     residual = weight - quantized
     left = residual - found.L1 @ found.L2
@@ -142,8 +148,13 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         )[:10_000]
         current = torch.from_numpy(front(points))
 
-        def ours(space=space, surrogate=surrogate, current=current, reference=reference,
-                 neighbours=neighbours) -> object:  # fmt: skip
+        def ours(
+            space: ConfigurationSpace = space,
+            surrogate: Surrogate = surrogate,
+            current: Tensor = current,
+            reference: tuple[float, float] = reference,
+            neighbours: Integers = neighbours,
+        ) -> object:
             mean, deviation = surrogate.predict(neighbours)
             known = torch.from_numpy(space.average_bits(neighbours))
             return log_expected_hypervolume_improvement(mean, deviation, known, current, reference)
@@ -160,11 +171,13 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         )
         queries = torch.from_numpy(neighbours).double()[:, None, :]
 
-        def theirs(peer=peer, queries=queries) -> object:
+        def theirs(
+            peer: ExpectedHypervolumeImprovement = peer, queries: Tensor = queries
+        ) -> object:
             with torch.no_grad():
-                return torch.cat([peer(part) for part in queries.split(256)])
+                return torch.cat([peer(part) for part in torch.split(queries, 256)])
 
-        calls = {"qsearch": ours, "botorch": theirs}
+        calls: dict[str, Callable[[], object]] = {"qsearch": ours, "botorch": theirs}
         times = medians(alternate(calls, repeats=1 if layers > 36 else 3))
         benchmark.row(
             measure="score 10,000 neighbours",
@@ -179,7 +192,7 @@ def acquisition(benchmark: Benchmark, sizes: Sequence[int] = (36, 252, 360)) -> 
         )
 
 
-def _moved(space: ConfigurationSpace, index: np.ndarray) -> np.ndarray:
+def _moved(space: ConfigurationSpace, index: Integers) -> Integers:
     groups, moved = space.neighbours(index)
     rows = np.repeat(index[None], len(groups), axis=0)
     rows[np.arange(len(groups)), groups] = moved

@@ -115,8 +115,8 @@ def main() -> None:
         layers = len(problem.space.layers)
         own[layers] = seconds_of(_own, problem, scores)
         values = {"qsearch": round(own[layers], 3)}
-        for name, sizes in PEER_BLOCKS.items():
-            if blocks in sizes:
+        for name, measured in PEER_BLOCKS.items():
+            if blocks in measured:
                 seconds = seconds_of(PEERS[name], problem, scores)
                 values[name] = round(seconds, 3)
                 values[f"qsearch / {name}"] = round(own[layers] / seconds, 3)

@@ -13,7 +13,8 @@ from pydantic import BaseModel
 
 from benchmarks.paper_text import RULES, environment
 from qsearch.errors import InputError
-from qsearch.plugins.registry import load_plugin
+from qsearch.plugins.registry import Group, load_plugin
+from qsearch.spec.sections import PluginSpec
 from qsearch.spec.study_spec import StudySpec, load_spec
 from qsearch.storage.files import write_json
 
@@ -83,11 +84,12 @@ def plan_digest(study: Path, method: str, seed: int, entries: Mapping[str, Entry
     """
     spec = study_of(study, method, seed, entries, _SOMEWHERE)
     values = spec.model_dump(mode="json")
-    for kind, section in (
-        ("trainers", spec.trainer),
-        ("quantizers", spec.quantizer),
-        ("tasks", spec.task),
-    ):
+    sections: dict[Group, PluginSpec] = {
+        "trainers": spec.trainer,
+        "quantizers": spec.quantizer,
+        "tasks": spec.task,
+    }
+    for kind, section in sections.items():
         options: BaseModel = load_plugin(kind, section.name).Options(**section.options)
         # An option that is not given says nothing, so a new one leaves records as they are.
         values[kind] = [section.name, options.model_dump(mode="json", exclude_none=True)]

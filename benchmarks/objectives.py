@@ -149,6 +149,7 @@ class Wide:
         )[0].loss
         assert isinstance(self.components.task, SupportsExampleCount)
         examples = self.components.task.examples("validation")
+        assert examples is not None
         return (examples * loss - self.seen * seen_loss) / (examples - self.seen)
 
 

@@ -37,7 +37,7 @@ from tests.postgres_server import PostgresServer
 
 OUTAGE_SECONDS = 60.0
 _DISK_MEBIBYTES = (1, 2, 3, 4, 5, 6)
-_EVALUATION_FAULTS = {
+_EVALUATION_FAULTS: dict[str, float | Exception] = {
     "not a number": float("nan"),
     "out of memory": MemoryError("no memory left"),
     "exception": ValueError("the device is gone"),

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.operations_kills import QUICKSTART
 from benchmarks.recording import Benchmark
-from qsearch.execution.executor import Executor, ExecutorEvent
+from qsearch.execution.executor import Executor, ExecutorEvent, ResultStream
 from qsearch.execution.ray_executor import RayExecutor
 from qsearch.execution.ray_worker import encode_state
 from qsearch.execution.serial import SerialExecutor
@@ -102,11 +102,10 @@ def _of(components: StudyComponents) -> tuple[Any, Any, Path]:
 
 
 def _new_configurations(components: StudyComponents) -> Iterator[Configuration]:
-    generator = np.random.default_rng(0)
+    bits, generator = components.spec.search.bits, np.random.default_rng(0)
+    assert bits is not None
     while True:
-        for index in sample_configurations(
-            components.space, 32, components.spec.search.bits, generator
-        ):
+        for index in sample_configurations(components.space, 32, bits, generator):
             yield components.space.decode(index)
 
 
@@ -126,9 +125,9 @@ def _hours(
     return hours
 
 
-def _timed(evaluate: Callable[[], object]) -> float:
+def _timed(evaluate: Callable[[], ResultStream]) -> float:
     start = time.perf_counter()
-    for found in evaluate():  # type: ignore[attr-defined]
+    for found in evaluate():
         if not isinstance(found, ExecutorEvent) and not isinstance(found[1], Evaluation):
             raise RuntimeError(f"an evaluation failed: {found[1]}")
     return time.perf_counter() - start
@@ -151,8 +150,9 @@ def _saving(
 ) -> None:
     """Record how long the driver takes to save one result among many."""
     space, metrics = components.space, [metric.name for metric in components.task.metrics]
-    node = QsearchNode(space, components.spec.search.bits)
-    seconds = []
+    bits, seconds = components.spec.search.bits, []
+    assert bits is not None
+    node = QsearchNode(space, bits)
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         prepare_directory(directory)

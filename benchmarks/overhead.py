@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.training.loop import TrainingLoop
+from qsearch_coalora.training.sampling import BatchStream
 
 from benchmarks.method_studies import OURS, STUDIES, for_all, study_of
 from benchmarks.paper_text import prepare_text
@@ -60,16 +61,15 @@ def steps(benchmark: Benchmark, name: str, study: Path) -> None:
     half = f"trainer.cache_mebibytes={SWITCHED * quantizable // 2**21}"
     small = build_components(study_of(study, OURS, 0, {OURS: for_all(OURS, half, *enough)}))
     bits, generator = components.spec.search.bits, np.random.default_rng(0)
+    assert bits is not None
     sample = sample_configurations(components.space, 1 + SWITCHED, bits, generator)
     constant, *switched = (components.space.decode(index) for index in sample)
     adapted, its_adapted = _trainer(components).study.adapted, _trainer(small).study.adapted
     # The same examples for all: padding would otherwise decide the comparison.
-    batch_size = _trainer(components).study.options.batch_size
-    batch = next(iter(components.task.batches("train", batch_size, torch.Generator())))
-    loaded = components.task.load_model(components.spec.model, 0)
-    plain = plain_step(
-        loaded, components.space.layers, components.task, _trainer(components).study.options
-    )
+    task, options = _trainer(components).study.task, _trainer(components).study.options
+    batch = next(iter(task.batches("train", options.batch_size, torch.Generator())))
+    loaded = task.load_model(components.spec.model, 0)
+    plain = plain_step(loaded, components.space.layers, task, options)
     calls: dict[str, Callable[[], object]] = {
         "plain": lambda: plain(batch),
         # θ takes no part in the first half of round 1's steps.
@@ -112,7 +112,7 @@ def _loop(
 ) -> Callable[[], object]:
     """Return the training step of a round on one batch."""
     loop = TrainingLoop(_trainer(components).study, configurations, round)
-    loop.batches = repeat(batch)
+    loop._batches = BatchStream(lambda _: repeat(batch), torch.Generator())
     return loop._step
 
 

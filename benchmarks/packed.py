@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from qsearch_coalora.models.loading import load_pretrained, quiet_transformers
@@ -63,7 +64,7 @@ class Measured:
 def measure(folder: Path, dtype: str, product: str) -> Measured:
     """Load a model and generate text with it, in this process."""
     import qsearch_quantizers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.models.auto import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     before = _memory("VmRSS")
@@ -118,8 +119,13 @@ def write_checkpoints(folder: Path) -> dict[str, Path]:
                 )
                 where = cases[f"packed {kind}, {bits} bits"] = folder / f"{kind}-{bits}"
                 export = PackedExport(
-                    *(model, model.state_dict(), quantizer, {}),
-                    *(dict.fromkeys(layers, chosen), RANK, torch.bfloat16),
+                    model,
+                    model.state_dict(),
+                    quantizer,
+                    quantizer_options={},
+                    configuration=dict.fromkeys(layers, chosen),
+                    adapter_rank=RANK,
+                    dtype=torch.bfloat16,
                 )
                 export.write(quantized, where, tokenizer)
         model.to(torch.bfloat16).save_pretrained(folder / "bfloat16")
@@ -169,12 +175,13 @@ def compare(benchmark: Benchmark, cases: Mapping[str, Path]) -> None:
     for name, (_, dtype, way) in runs.items():
         if way == "own":
             continue
-        for key, label, better, target in (
+        measures: list[tuple[str, str, Literal["higher", "lower"], float | None]] = [
             ("weights", "bytes of weights in memory", "lower", None),
             ("memory", "peak memory", "lower", 1.0),
             ("rate", "generated tokens", "higher", 1.0 if way == "compiled" else None),
             ("prompt_rate", "prompt tokens", "higher", None),
-        ):
+        ]
+        for key, label, better, target in measures:
             ratio = middle[name][key] / middle[dtype][key]
             benchmark.claim(f"{label}: {name} over {dtype}", ratio, target, better)
 

@@ -28,11 +28,12 @@ from torch import Tensor, nn
 from benchmarks.llama_quantize import quantize
 from benchmarks.recording import Benchmark
 from benchmarks.timing import alternate, median_ratio, medians
+from qsearch.plugins.tensor_layout import PackableQuantizer
 from qsearch.space.configuration import LayerConfiguration
 
 BITS = (2, 3, 4, 8)
 NORMAL_FLOAT, INTEGER = NormalFloat(NormalFloat.Options()), Integer(Integer.Options())
-QUANTIZERS = {"normal float": NORMAL_FLOAT, "integer": INTEGER}
+QUANTIZERS: Mapping[str, PackableQuantizer] = {"normal float": NORMAL_FLOAT, "integer": INTEGER}
 LAYERS = {
     "MiniLM": ((384, 384), (1536, 384), (384, 1536)),
     "SmolLM2": ((192, 576), (576, 576), (1536, 576), (576, 1536)),
@@ -80,23 +81,22 @@ def other_layers(layer: nn.Linear) -> dict[str, Callable[[], nn.Module]]:
 
 
 def _bitsandbytes(layer: nn.Linear, bits: int) -> nn.Module:
-    import bitsandbytes
+    from bitsandbytes.nn.modules import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 
+    made: nn.Module
     weight, features = layer.weight.data.clone(), (layer.in_features, layer.out_features)
     if bits == 4:
-        made = bitsandbytes.nn.Linear4bit(
+        made = Linear4bit(  # type: ignore[no-untyped-call]
             *features, bias=False, compute_dtype=torch.float32, quant_type="nf4"
         )
-        made.weight = bitsandbytes.nn.Params4bit(
+        made.weight = Params4bit(
             weight, requires_grad=False, compress_statistics=True, quant_type="nf4"
         )
     else:
-        made = bitsandbytes.nn.Linear8bitLt(*features, bias=False, has_fp16_weights=False)
-        made.weight = bitsandbytes.nn.Int8Params(
-            weight, requires_grad=False, has_fp16_weights=False
-        )
+        made = Linear8bitLt(*features, bias=False, has_fp16_weights=False)
+        made.weight = Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     made.to("cpu")  # It quantizes.
-    return made  # type: ignore[no-any-return]
+    return made
 
 
 def _torchao(layer: nn.Linear, bits: int) -> nn.Module:
@@ -143,7 +143,7 @@ def models(benchmark: Benchmark, cases: Mapping[str, Path], source: Path) -> Non
         cases: Folders of ``float32`` and of packed exports.
         source: A GGUF file of the model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import AutoModelForCausalLM
 
     load = partial(AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
     plain = load(cases["float32"]).eval()

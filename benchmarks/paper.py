@@ -98,7 +98,8 @@ def main() -> None:
     parser.add_argument("--plan", choices=sorted(PLANS), action="append", help="run these alone")
     given = parser.parse_args()
     warnings.filterwarnings("ignore")
-    benchmark, figures, tables, texts = Benchmark("paper"), [], {}, []
+    benchmark, figures, texts = Benchmark("paper"), [], []
+    tables: dict[str, pd.DataFrame] = {}
     refused = False
     for name, plan in PLANS.items():
         runs = not given.recorded and (given.plan is None or name in given.plan)
@@ -144,7 +145,7 @@ def report_of(
     tables = {"served": served, "loss of CoA-LoRA less others'": compared, "studies": minutes}
     for title, table in tables.items():
         for row in table.to_dict("records"):
-            rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+            rounded = {str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
             benchmark.row(plan=plan.name, table=title, **rounded)
     claim_differences(benchmark, plan, found)
     figure = figure_of(plan, served)

@@ -228,7 +228,9 @@ def _examples(name: str, evaluation: Evaluation) -> pd.DataFrame:
     if examples is None:
         raise QsearchError("the trainer does not say what each example scored")
     columns = {"weight": examples.weights, "loss": examples.losses, **examples.metrics}
-    return pd.DataFrame({"served": name} | {k: np.float32(v) for k, v in columns.items()})
+    return pd.DataFrame(
+        {"served": name} | {k: np.array(v, dtype=np.float32) for k, v in columns.items()}
+    )
 
 
 def outcomes_of(plan: Plan, recorded: bool) -> Sequence[Outcome]:

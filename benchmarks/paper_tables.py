@@ -69,10 +69,10 @@ def difference(
     def values(scores: ExampleScores) -> Sequence[float]:
         return scores.losses if metric == "loss" else scores.metrics[metric]
 
-    losses = [
+    mean, other_mean = (
         np.mean([values(scores[seed]) for seed in own], axis=0).tolist() for scores in (own, other)
-    ]
-    over_examples = paired_difference(*losses, next(iter(own.values())).weights)
+    )
+    over_examples = paired_difference(mean, other_mean, next(iter(own.values())).weights)
     over_seeds = [
         paired_difference(values(own[seed]), values(other[seed]), own[seed].weights).difference
         for seed in own
@@ -147,11 +147,9 @@ def served_markdown(plan: Plan, table: pd.DataFrame, value: str, digits: int) ->
     lines = []
     for (method, seeds), rows in table.groupby(["method", "seeds"], sort=False):
         by_name = rows.set_index("served")
+        means, halves = by_name[value], by_name[f"{value} ±"]
         cells = [
-            _cell(by_name.at[name, value], by_name.at[name, f"{value} ±"], digits)
-            if name in by_name.index
-            else "–"
-            for name in columns
+            _cell(means[name], halves[name], digits) if name in means else "–" for name in columns
         ]
         lines.append([str(method), str(seeds), *cells])
     return markdown(["method", "seeds", *columns], lines)

@@ -62,7 +62,7 @@ def _write_sst2(data: Path, folder: Path) -> None:
     train, dev, test = (
         read_table(_existing(data / f"{name}.tsv")) for name in ("train", "dev", "test")
     )
-    long = dev[dev["sentence"].str.split().str.len() >= MIN_WORDS]
+    long = dev[[len(text.split()) >= MIN_WORDS for text in dev["sentence"]]]
     validation, rest = long.head(VALIDATION_PHRASES), long.iloc[VALIDATION_PHRASES:]
     test = pd.concat([test, _apart(rest, validation)])
     tables = {

@@ -57,7 +57,8 @@ def plain_step(
         with autocast(uses_bfloat16(options.precision, cpu), cpu):
             logits = model(**inputs).logits
         scores = score(task, logits, batch)
-        ((scores.losses * scores.weights).sum() / scores.weights.sum()).backward()
+        loss = (scores.losses * scores.weights).sum() / scores.weights.sum()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters, options.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad()
@@ -69,8 +70,9 @@ def main() -> None:
     """Take :data:`TRAINED_STEPS` steps."""
     study, *settings = sys.argv[1:]
     components = build_components(load_spec(Path(study), settings))
-    task, trainer = components.task, components.trainer
+    trainer = components.trainer
     assert isinstance(trainer, AdapterTrainer)
+    task = trainer.study.task
     loaded = task.load_model(components.spec.model, 0)
     task.prepare(loaded.tokenizer)
     step = plain_step(loaded, components.space.layers, task, trainer.study.options)

@@ -12,6 +12,7 @@ import json
 import resource
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import bitsandbytes.functional
@@ -194,29 +195,21 @@ def compare_with_bitsandbytes(benchmark: Benchmark) -> None:
         }
     )
     peer = bitsandbytes.functional
+    nf4 = partial(peer.quantize_4bit, blocksize=64, quant_type="nf4")
     for shape in ((384, 1536), (4096, 4096)):
         weight = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * 0.02
-        one_level = peer.quantize_4bit(weight, blocksize=64, quant_type="nf4")
-        two_level = peer.quantize_4bit(
-            weight, blocksize=64, quant_type="nf4", compress_statistics=True
-        )
+        one_level, two_level = nf4(weight), nf4(weight, compress_statistics=True)
         codes, scales = nf4_encode(weight, 64)
         ours = quantizer.quantize(weight, chosen)
         calls: Mapping[str, Callable[[], object]] = {
-            "bitsandbytes quantize, one level": lambda w=weight: peer.quantize_4bit(
-                w, blocksize=64, quant_type="nf4"
-            ),
-            "bitsandbytes quantize, two levels": lambda w=weight: peer.quantize_4bit(
-                w, blocksize=64, quant_type="nf4", compress_statistics=True
-            ),
-            "quantize, one level": lambda w=weight: nf4_encode(w, 64),
-            "quantize, two levels": lambda w=weight: quantizer.quantize(w, chosen),
-            "bitsandbytes dequantize, one level": lambda q=one_level: peer.dequantize_4bit(*q),
-            "bitsandbytes dequantize, two levels": lambda q=two_level: peer.dequantize_4bit(*q),
-            "dequantize, one level": lambda c=codes, s=scales, shape=shape: nf_decode(
-                c, s, 4, 64, shape
-            ),
-            "dequantize, two levels": lambda q=ours: quantizer.dequantize(q),
+            "bitsandbytes quantize, one level": partial(nf4, weight),
+            "bitsandbytes quantize, two levels": partial(nf4, weight, compress_statistics=True),
+            "quantize, one level": partial(nf4_encode, weight, 64),
+            "quantize, two levels": partial(quantizer.quantize, weight, chosen),
+            "bitsandbytes dequantize, one level": partial(peer.dequantize_4bit, *one_level),
+            "bitsandbytes dequantize, two levels": partial(peer.dequantize_4bit, *two_level),
+            "dequantize, one level": partial(nf_decode, codes, scales, 4, 64, shape),
+            "dequantize, two levels": partial(quantizer.dequantize, ours),
         }
         times = medians(alternate(calls, 31 if shape[0] < 1000 else 9))
         benchmark.row(

@@ -8,7 +8,8 @@ import gguf
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast
+from transformers.models.llama import LlamaConfig, LlamaForCausalLM
 
 WORDS = [f"w{number}" for number in range(60)]
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "bos_token": "[BOS]", "eos_token": "[EOS]"}
@@ -36,7 +37,10 @@ def write_model(folder: Path, hidden: int = 128, intermediate: int = 256) -> Non
     model.save_pretrained(folder)
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL).save_pretrained(folder)
+    wrapped = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, **SPECIAL
+    )
+    wrapped.save_pretrained(folder)
     (folder / "text.txt").write_text("\n".join(" ".join(WORDS[n:] + WORDS[:n]) for n in range(40)))
     write_gguf(model, folder / GGUF_FILE)
 
@@ -60,6 +64,7 @@ def write_gguf(model: LlamaForCausalLM, path: Path) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, tensor in model.state_dict().items():
         found = names.get_name(name, try_suffixes=(".weight",))
+        assert found is not None
         writer.add_tensor(found, tensor.numpy().astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()

@@ -111,8 +111,8 @@ def measure(name: str, model: Path, folder: Path, benchmark: Benchmark) -> None:
     components = _components(name, model)
     configuration = _configuration(components)
     recipe, out = folder / "recipe", folder / "out"
-    for path in (recipe, out):
-        path.mkdir(parents=True)
+    for made in (recipe, out):
+        made.mkdir(parents=True)
     trainer = components.trainer
     assert isinstance(trainer, SupportsExport)
     job = trainer.export_job(configuration)

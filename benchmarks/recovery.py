@@ -170,7 +170,7 @@ def report(benchmark: Benchmark, plan: Plan, outcomes: Outcomes) -> list[str]:
     if served.empty:
         return []
     for row in served.to_dict("records"):
-        rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
+        rounded = {str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         benchmark.row(plan=plan.name, **rounded)
     of_rivals = {name: outcomes[name] for name in (OURS, *RIVALS)}
     found = differences(plan, of_rivals, OURS, compared)

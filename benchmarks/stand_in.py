@@ -161,18 +161,17 @@ def _measure() -> None:
     trainer = components.trainer
     assert isinstance(trainer, CoALoRATrainer)
     trainer.load_state(read_adapter(DATA / REAL, 1)[0])
-    adapted = trainer.study.adapted
+    task, adapted = trainer.study.task, trainer.study.adapted
     adapted.peft_model.eval()
     around = components.space.decode(
         allocate(components.space, known_objective(REAL).scores, _AROUND_BITS)
     )
-    adapted.activate(around)
-    adapted.hooks.set(adapted.adjustments(around).detach())
+    adapted.use(around)
     modules = [layer.base_layer for layer in adapted.lora_layers]
     calls: list[list[tuple[torch.Tensor, torch.Tensor]]] = [[] for _ in modules]
-    for batch in components.task.batches("validation", 32):
+    for batch in task.batches("validation", 32):
         with recorded_calls(modules) as recorded, torch.enable_grad():
-            losses = components.task.score(adapted.logits(batch), batch).losses
+            losses = task.score(adapted.logits(batch), batch).losses
             outputs = [output for _, output in recorded.values()]
             slopes = torch.autograd.grad(losses.sum(), outputs)
         for (position, (inputs, _)), slope in zip(recorded.items(), slopes, strict=True):

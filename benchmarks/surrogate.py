@@ -222,7 +222,7 @@ def report(benchmark: Benchmark, losses: LossSet) -> None:
             slow = method == SAAS and size >= 120
             repeats = min(SAAS_REPEATS, losses.repeats) if slow else losses.repeats
             tables[method] = table = measure(surrogate, losses, size, repeats)
-            figures = {key: round(float(value), 3) for key, value in table.mean().items()}
+            figures = {str(key): round(float(value), 3) for key, value in table.mean().items()}
             benchmark.row(
                 objective=name, training_size=size, surrogate=method, splits=repeats, **figures
             )

@@ -46,7 +46,7 @@ def kl_cost(length: int = 512, sequences: int = 4, repeats: int = 5) -> dict[str
         f"task.train_tokens={tokens}",
     ]
     spec = load_spec(_STUDY, overrides)
-    ptq = PluginSpec(name="ptq", **_PTQ)  # type: ignore[arg-type]
+    ptq = PluginSpec(name="ptq", **_PTQ)
     components = build_components(spec.model_copy(update={"trainer": ptq}))
     trainer, choices = components.trainer, components.space.choices.layer_configurations
     assert isinstance(trainer, AdapterTrainer)

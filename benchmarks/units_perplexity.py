@@ -116,10 +116,15 @@ def _task(length: int, tokens: int, corpus: Corpus) -> CausalLanguageModelling:
         "validation": data / "valid.txt",
         "test": data / "test.txt",
     }
-    limits = {"train_tokens": length, "validation_tokens": 2 * length, "test_tokens": tokens}
     source = files if corpus == "wikitext2" else {"docstrings": {}}
     return CausalLanguageModelling(
-        CausalLanguageModelling.Options(**source, **limits, length=length)
+        CausalLanguageModelling.Options(
+            **source,
+            train_tokens=length,
+            validation_tokens=2 * length,
+            test_tokens=tokens,
+            length=length,
+        )
     )
 
 

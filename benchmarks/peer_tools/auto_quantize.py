@@ -17,14 +17,15 @@ def main(folder: Path, to: Path, method: str) -> None:
     import modelopt.torch.quantization as mtq
     import torch
     from modelopt.torch.quantization.algorithms import get_auto_quantize_config
-    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import AutoModelForCausalLM
 
     inputs = read_inputs(folder)
     model = AutoModelForCausalLM.from_pretrained(folder / MODEL, dtype=torch.float32).eval()
     gradient = method == "gradient"
     tokens = torch.tensor(inputs.tokens)
     # Gradients are of single sequences. KL is a mean, whatever the batch.
-    batches = [{"input_ids": part} for part in tokens.split(1 if gradient else KL_BATCH)]
+    at_once = 1 if gradient else KL_BATCH
+    batches = [{"input_ids": part} for part in torch.split(tokens, at_once)]
 
     def forward(model: Any, batch: Any) -> Any:
         if gradient:

@@ -108,7 +108,8 @@ def first_sample(
     share = (size - inputs.scale_bits - below) / max(above - below, 1)
     sensitive = sensitivity.argsort().argsort() >= (1 - share) * len(sensitivity)
     likely = np.where(sensitive, SENSITIVE, (1 - SENSITIVE) * share / (1 - share))
-    return np.where(generator.random(len(likely)) < likely, above, below).tolist()
+    drawn: list[int] = np.where(generator.random(len(likely)) < likely, above, below).tolist()
+    return drawn
 
 
 if __name__ == "__main__":

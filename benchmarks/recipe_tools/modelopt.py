@@ -14,7 +14,7 @@ def main(model: str, recipe: str, out: str) -> None:
     import modelopt.torch.quantization as mtq
     import torch
     from modelopt.recipe import load_recipe
-    from transformers import AutoModelForCausalLM
+    from transformers.models.auto import AutoModelForCausalLM
 
     config = load_recipe(str(Path(recipe) / "recipe.yaml")).quantize.model_dump()
     quantized = mtq.quantize(AutoModelForCausalLM.from_pretrained(model), config)

@@ -78,13 +78,13 @@ def _propose(
     study = optuna.create_study(directions=["minimize", "minimize"], sampler=sampler)
     distributions = _distributions(space)
     for index, loss in zip(problem.start, problem.start_loss.tolist(), strict=True):
-        trial = create_trial(
+        known = create_trial(
             params=_parameters(space, index, distributions),
             distributions=distributions,
             values=[loss, float(space.average_bits(index))],
             system_attrs=dict(start_attributes or {}),
         )
-        study.add_trial(trial)
+        study.add_trial(known)
     while True:
         for _ in range(_ASKS):
             trial = study.ask(distributions)
@@ -120,7 +120,8 @@ def _distributions(space: ConfigurationSpace) -> dict[str, BaseDistribution]:
 def _index(space: ConfigurationSpace, trial: Trial) -> Integers:
     code = [[trial.params.get(name, 0) for name in names] for names in _names(space)]
     columns = tuple(np.array(code, dtype=np.int64).T)
-    return np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
+    index: Integers = np.ravel_multi_index(columns, space.choices.sizes).astype(np.int64)
+    return index
 
 
 def _enqueued(
