@@ -119,7 +119,12 @@ class TrainingOptions(BaseModel):
 
 
 class SetTrainingOptions(TrainingOptions):
-    """Options of methods with one adapter for a whole set."""
+    """Options of methods with one adapter for a whole set.
+
+    Args:
+        configurations_per_step: Configurations that share the examples of a batch. Without it they
+            are as many as a batch has examples, if those are fewer.
+    """
 
     configurations_per_step: int = Field(default=2, ge=1)
     sampling: SamplingOptions = SamplingOptions()
@@ -127,7 +132,7 @@ class SetTrainingOptions(TrainingOptions):
     @property
     def batch_configurations(self) -> int:
         """How many configurations share the examples of a batch."""
-        return self.configurations_per_step
+        return min(self.configurations_per_step, self.batch_size)
 
     @property
     def set_sampling(self) -> SamplingOptions:
@@ -136,6 +141,7 @@ class SetTrainingOptions(TrainingOptions):
 
     @model_validator(mode="after")
     def _few_enough(self) -> SetTrainingOptions:
-        if self.configurations_per_step > self.batch_size:
+        given = "configurations_per_step" in self.model_fields_set
+        if given and self.configurations_per_step > self.batch_size:
             raise ValueError(f"configurations_per_step must be at most {self.batch_size}")
         return self

@@ -36,6 +36,11 @@ def test_a_step_shares_its_examples_among_configurations(make_trainer, make_conf
     assert set(used) == set(chosen)
 
 
+def test_without_a_number_no_more_configurations_share_a_batch_than_it_has_examples() -> None:
+    assert CoALoRAOptions(batch_size=1).batch_configurations == 1
+    assert CoALoRAOptions(batch_size=8).batch_configurations == 2
+
+
 def test_the_first_round_may_have_its_own_number_of_steps(make_trainer, make_configuration) -> None:
     trainer = make_trainer(first_steps=3, steps=2)
     chosen = [make_configuration(trainer, 0)]
