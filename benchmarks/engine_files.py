@@ -43,7 +43,7 @@ WHOLE_TEST = ("smollm2",)
 
 WHOLE_TEXT = ("task.test_tokens=null", "trainer.reference_mebibytes=4096")
 
-FINAL = ("Q3_K_S", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
+FINAL = ("IQ3_XXS", "IQ4_XS", "Q4_K_M", "Q5_K_M", "Q6_K")
 """Presets whose files these are."""
 
 
@@ -125,8 +125,8 @@ def _trainer(spec: StudySpec) -> PTQTrainer:
 def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[float, ...]]:
     """Make the files of presets, and return them, with their sizes in average bits of the study.
 
-    A preset that llama.cpp refuses for this model is left out, and so is one of the same bytes as
-    another before it. Sizes outside of the interval that is searched are left out.
+    A preset that llama.cpp refuses for this model is left out, and so is one of the same tensors
+    as another before it. Sizes outside of the interval that is searched are left out.
     """
     trainer, model = _trainer(spec), locate_model(spec.model)
     assert model.gguf_file is not None
@@ -143,8 +143,7 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
         except RuntimeError as error:
             print(f"{preset}: {error}", flush=True)
             continue
-        with path.open("rb") as stream:
-            files.setdefault(hashlib.file_digest(stream, "sha256").digest(), (preset, path))
+        files.setdefault(_tensors_digest(path), (preset, path))
     assert spec.search.bits is not None
     low, high = spec.search.bits
     presets, bits_within = dict(files.values()), bits_within_file(trainer)
@@ -153,6 +152,15 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
     del trainer
     gc.collect()
     return presets, budgets
+
+
+def _tensors_digest(path: Path) -> bytes:
+    """Return a digest of a file's tensors: files of presets differ in metadata too."""
+    digest = hashlib.sha256()
+    for tensor in GGUFReader(path).tensors:
+        digest.update(f"{tensor.name} {tensor.tensor_type}".encode())
+        digest.update(tensor.data.tobytes())
+    return digest.digest()
 
 
 def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:

@@ -88,17 +88,6 @@ class FeedbackFactors:
         return None if self._factor is None else self._factor.to(weight.device)
 
 
-def missing_inputs_error() -> InputError:
-    """Return the error of a weight whose inputs nobody gives.
-
-    Rounded to nearest, a caller would get, and perhaps publish, other weights than the study's.
-    """
-    return InputError(
-        "quantizer.rounding 'gptq' needs the second moment of the layer's inputs, which was not"
-        " given here; where nothing measures inputs, use rounding 'nearest'"
-    )
-
-
 @one_thread()
 def feedback_factor(moment: Tensor, dampening: float) -> Tensor:
     """Return R of H + λ·I = R·D·Rᵀ, where λ is ``dampening`` times the mean of H's diagonal.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from qsearch.plugins.protocols import QuantizedTensor, Quantizer
 from qsearch.space.configuration import LayerConfiguration
@@ -44,15 +44,16 @@ class SupportsCalibration(Protocol):
 
 @runtime_checkable
 class SupportsDiagonal(SupportsCalibration, Protocol):
-    """Optional for quantizers. With it, moments of inputs take little memory.
+    """Optional for quantizers. With it, moments of inputs can take little memory.
 
-    :meth:`SupportsCalibration.quantize_for_inputs` gets a moment's diagonal (input features), the
-    mean squares of the inputs, or a whole moment, and makes the same of both.
+    If :attr:`takes_diagonal`, :meth:`SupportsCalibration.quantize_for_inputs` gets a moment's
+    diagonal (input features), the mean squares of the inputs, or a whole moment, and makes the same
+    of both.
     """
 
     @property
-    def takes_diagonal(self) -> Literal[True]:
-        """What says so."""
+    def takes_diagonal(self) -> bool:
+        """Whether it does; it may follow from the options, and never changes."""
         ...
 
 
@@ -141,7 +142,11 @@ def needs_inputs(quantizer: Quantizer) -> bool:
 
 def needs_diagonal(quantizer: Quantizer) -> bool:
     """Return whether a quantizer's weights depend on the diagonals of these moments alone."""
-    return needs_inputs(quantizer) and isinstance(quantizer, SupportsDiagonal)
+    return (
+        needs_inputs(quantizer)
+        and isinstance(quantizer, SupportsDiagonal)
+        and quantizer.takes_diagonal
+    )
 
 
 def quantize_weight(

@@ -13,24 +13,34 @@ from qsearch.storage.paths import layer_scores_name, measurement_path, sensitivi
 from qsearch.study.running_study import RunningStudy
 
 
-def round_scores(study: RunningStudy, round: int, training_set: Sequence[int]) -> Floats:
+def round_scores(
+    study: RunningStudy, round: int, training_set: Sequence[int], is_unchanged: bool
+) -> Floats:
     """Return the predicted rise of the loss under the round's adapter (groups × choices).
 
-    What an earlier session measured is read, not repeated.
+    What an earlier session measured is read, not repeated, and so is what the round before
+    measured, if the adapter is unchanged.
     """
     error = study.quantization_error
-    sensitivity = _sensitivity(study, round, training_set)
+    sensitivity = _sensitivity(study, round, training_set, is_unchanged)
     name = layer_scores_name(round)
     if not measurement_path(study.directory, name).is_file():  # For reports alone.
         write_measurement(study.directory, name, error * sensitivity[:, None])
     return weighted_scores(study.components.space, error, sensitivity)
 
 
-def _sensitivity(study: RunningStudy, round: int, training_set: Sequence[int]) -> Floats:
+def _sensitivity(
+    study: RunningStudy, round: int, training_set: Sequence[int], is_unchanged: bool
+) -> Floats:
     name = sensitivity_name(round)
     saved = read_measurement(study.directory, name)
     if saved is not None:
         return saved
+    if is_unchanged:
+        before = read_measurement(study.directory, sensitivity_name(round - 1))
+        if before is not None:
+            write_measurement(study.directory, name, before)
+            return before
     configurations = [study.trials.configuration(number) for number in training_set]
     start = time.monotonic()
     study.emit(EventKind.MEASURING_SENSITIVITY, round)

@@ -44,9 +44,10 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
     correlation = study.correlation  # Measured before training takes its memory.
 
     report = train_round(study, round, training_set)
+    is_unchanged = round > 1 and not report.steps
     prepare_reference(study)
-    unquantized = full_precision(study, round, should_stop)
-    scores = round_scores(study, round, training_set)
+    unquantized = full_precision(study, round, is_unchanged, should_stop)
+    scores = round_scores(study, round, training_set, is_unchanged)
     study.searcher.use_scores(scores, correlation, study.examples)
 
     evaluate_trials(
@@ -55,7 +56,7 @@ def run_round(study: RunningStudy, should_stop: Callable[[], bool]) -> None:
         EventKind.EVALUATING_THE_SET,
         should_stop,
         planned,
-        is_unchanged=round > 1 and not report.steps,
+        is_unchanged=is_unchanged,
     )
     save_record(study)
     if trials.without_result(to_evaluate, round):

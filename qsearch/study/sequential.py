@@ -102,6 +102,6 @@ class SequentialSearch:
     def _use_scores(self) -> None:
         study = self._study
         if self._scored != (study.examples,):  # The first result says how many examples there are.
-            scores = round_scores(study, study.round, ())
+            scores = round_scores(study, study.round, (), is_unchanged=False)
             study.searcher.use_scores(scores, study.correlation, study.examples)
             self._scored = (study.examples,)

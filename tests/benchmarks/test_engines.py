@@ -24,7 +24,7 @@ def side(nbytes: int, bits: float, sequences: list[float]) -> dict[str, Any]:
 
 FILES = [
     {
-        "preset": "Q3_K_S",
+        "preset": "IQ3_XXS",
         "llama.cpp": side(1000, 4.1, [0.2, 0.3, 0.4]),
         "qsearch": side(900, 3.7, [0.1, 0.12, 0.14]),
     },
@@ -62,7 +62,7 @@ def test_bytes_saved_are_those_of_the_smallest_file_that_is_as_good() -> None:
 
 def test_the_readme_shows_final_presets_on_the_whole_text_where_it_was_measured() -> None:
     by_preset = [line.split()[1] for line in engines.shown(RECORD)[2:]]
-    assert by_preset == ["Q3_K_S", "Q6_K"]
+    assert by_preset == ["IQ3_XXS", "Q6_K"]
     whole = {**RECORD, "whole test": FILES[1:2]}
     assert [line.split()[1] for line in engines.shown(whole)[2:]] == ["Q6_K"]
     lines = engines.report(Benchmark("engines"), "Small", whole)

@@ -26,7 +26,7 @@ from qsearch.experiment.schema import create_tables
 from qsearch.experiment.url import open_engine
 from qsearch.monitoring.events import Event, Observer, read_events
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.plugins.protocols import Split
+from qsearch.plugins.protocols import Split, TrainReport
 from qsearch.plugins.registry import load_plugin
 from qsearch.plugins.trial_columns import metric_columns
 from qsearch.space.configuration import Choices, Configuration, Knob
@@ -221,6 +221,18 @@ def evaluations_of(
 
     monkeypatch.setattr(trainer, "evaluate", evaluate)
     return seen
+
+
+def trains_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the fake trainer take no steps."""
+
+    def train(
+        self: Any, configurations: object, round: int, progress: object = None
+    ) -> TrainReport:
+        self.round = round
+        return TrainReport(0, 0.0, ())
+
+    monkeypatch.setattr(load_plugin("trainers", "fake"), "train", train)
 
 
 class Done(NamedTuple):

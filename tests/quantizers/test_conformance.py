@@ -40,6 +40,10 @@ class TestNormalFloatRoundedForInputs(OurQuantizer):
         return 1.0 if check == "rows" else super().tolerance(check, configuration)
 
 
+class TestNormalFloatWithFittedScales(TestNormalFloatRoundedForInputs):
+    options = {"fit_scales": True, "bits": [2, 4], "scale_bits": [8]}  # noqa: RUF012
+
+
 class TestSymmetricInteger(OurQuantizer):
     name = "integer"
 
@@ -52,6 +56,11 @@ class TestIntegerOfBothSchemes(OurQuantizer):
 class TestIntegerRoundedForInputs(OurQuantizer):
     name = "integer"
     options = {"rounding": "gptq", "bits": [2, 4], "group_size": [32, 128]}  # noqa: RUF012
+
+
+class TestIntegerWithFittedScales(OurQuantizer):
+    name = "integer"
+    options = {"fit_scales": True, "bits": [2, 4], "group_size": [32, 128]}  # noqa: RUF012
 
 
 class TestCompressedTensors(OurQuantizer):

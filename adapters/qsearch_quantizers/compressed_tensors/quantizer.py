@@ -6,7 +6,7 @@ import math
 from typing import Any, get_args
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import ValidationInfo, field_validator
 from torch import Tensor
 
 from qsearch.errors import InputError
@@ -15,8 +15,8 @@ from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.compressed_tensors.decoder import FLOAT8, CompressedTensorsDecoder
 from qsearch_quantizers.compressed_tensors.schemes import DEFAULT, Scheme
-from qsearch_quantizers.integer.quantizer import Integer, Rounding
-from qsearch_quantizers.knobs import KnobOptions
+from qsearch_quantizers.input_options import InputOptions
+from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.weights import check_moment, check_weight
 
 _USUAL_ROW = 4096
@@ -25,25 +25,21 @@ _USUAL_ROW = 4096
 class CompressedTensors(Integer, CompressedTensorsDecoder):
     """One scheme a layer: integers of groups or of a whole row, or 8-bit floating point.
 
-    Integers are those of :class:`~qsearch_quantizers.integer.quantizer.Integer`, with its rounding.
+    Integers are those of :class:`~qsearch_quantizers.integer.quantizer.Integer`, with its options.
     Floating point (e4m3) has a float32 scale for each row, which makes the weight of greatest
     magnitude the greatest number, 448; it is always rounded to nearest.
     """
 
     options: Options  # type: ignore[assignment]
 
-    class Options(KnobOptions):
-        """Which schemes a study may use, and the rounding of integers.
+    class Options(InputOptions):
+        """Which schemes a study may use, and how integers follow from the layer's inputs.
 
         Args:
             scheme: Names such as ``W4A16-g64-asym``, ``W8A16-channel`` and ``FP8``.
-            rounding: ``nearest``, or ``gptq``, which needs the moments of the layers' inputs.
-            dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
         """
 
         scheme: tuple[Scheme, ...] = DEFAULT
-        rounding: Rounding = "nearest"
-        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
         @field_validator("scheme")
         @classmethod
@@ -75,7 +71,7 @@ class CompressedTensors(Integer, CompressedTensorsDecoder):
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
-        """Quantize a weight, integers by the option's rounding."""
+        """Quantize a weight, integers as the options say."""
         if self._grouping(configuration).is_float:
             check_weight(weight)
             check_moment(moment, weight.shape[1])

@@ -10,12 +10,17 @@ class GGMLType:
     """A type of weights: ``block`` neighbours of a row take ``nbytes`` bytes, scales included.
 
     ``number`` is what GGUF files and ggml's functions call it.
+
+    Args:
+        scales: Bytes of a block at which the float16 numbers begin that its weights are multiples
+            of: of codes times their own scales, and of offsets, if it has them.
     """
 
     name: str
     number: int
     block: int
     nbytes: int
+    scales: tuple[int, ...] = ()
 
     @property
     def bits(self) -> float:
@@ -30,24 +35,24 @@ class GGMLType:
 TYPES = {
     one.name: one
     for one in (
-        GGMLType("IQ2_XXS", 16, 256, 66),
-        GGMLType("IQ2_XS", 17, 256, 74),
-        GGMLType("IQ2_S", 22, 256, 82),
-        GGMLType("Q2_K", 10, 256, 84),
-        GGMLType("IQ3_XXS", 18, 256, 98),
-        GGMLType("Q3_K", 11, 256, 110),
-        GGMLType("IQ3_S", 21, 256, 110),
+        GGMLType("IQ2_XXS", 16, 256, 66, (0,)),
+        GGMLType("IQ2_XS", 17, 256, 74, (0,)),
+        GGMLType("IQ2_S", 22, 256, 82, (0,)),
+        GGMLType("Q2_K", 10, 256, 84, (80, 82)),
+        GGMLType("IQ3_XXS", 18, 256, 98, (0,)),
+        GGMLType("Q3_K", 11, 256, 110, (108,)),
+        GGMLType("IQ3_S", 21, 256, 110, (0,)),
         GGMLType("MXFP4", 39, 32, 17),
-        GGMLType("IQ4_XS", 23, 256, 136),
-        GGMLType("Q4_0", 2, 32, 18),
-        GGMLType("IQ4_NL", 20, 32, 18),
-        GGMLType("Q4_K", 12, 256, 144),
-        GGMLType("Q4_1", 3, 32, 20),
-        GGMLType("Q5_0", 6, 32, 22),
-        GGMLType("Q5_K", 13, 256, 176),
-        GGMLType("Q5_1", 7, 32, 24),
-        GGMLType("Q6_K", 14, 256, 210),
-        GGMLType("Q8_0", 8, 32, 34),
+        GGMLType("IQ4_XS", 23, 256, 136, (0,)),
+        GGMLType("Q4_0", 2, 32, 18, (0,)),
+        GGMLType("IQ4_NL", 20, 32, 18, (0,)),
+        GGMLType("Q4_K", 12, 256, 144, (0, 2)),
+        GGMLType("Q4_1", 3, 32, 20, (0, 2)),
+        GGMLType("Q5_0", 6, 32, 22, (0,)),
+        GGMLType("Q5_K", 13, 256, 176, (0, 2)),
+        GGMLType("Q5_1", 7, 32, 24, (0, 2)),
+        GGMLType("Q6_K", 14, 256, 210, (208,)),
+        GGMLType("Q8_0", 8, 32, 34, (0,)),
     )
 }
 """The types that a study can use, by rising bits; of equal bits, the one of less error is last."""

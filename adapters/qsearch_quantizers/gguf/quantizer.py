@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
 from qsearch_quantizers.gguf.decoder import GGUFDecoder
+from qsearch_quantizers.gguf.fitted import fitted_blocks
 from qsearch_quantizers.gguf.ggml_library import quantize_rows, require_library
 from qsearch_quantizers.gguf.ggml_types import FLOAT16, TYPES, fits
 from qsearch_quantizers.weights import check_moment, check_weight
@@ -57,7 +59,9 @@ class GGUF(GGUFDecoder):
 
     With ``importance: inputs`` squared errors are weighted by the mean squares of a layer's inputs
     (:class:`~qsearch.plugins.quantizer_capabilities.SupportsCalibration`), as llama.cpp does with
-    an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them.
+    an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them. With ``fit_scales``,
+    the float16 numbers of ggml's blocks are replaced by those that bring the layer's outputs
+    nearest to the original's (:mod:`~qsearch_quantizers.fitted_scales`); MXFP4 has none.
     """
 
     class Options(BaseModel):
@@ -66,12 +70,17 @@ class GGUF(GGUFDecoder):
         Args:
             types: Names of ggml's types.
             importance: ``inputs``, or ``none``, with which all inputs count the same.
+            fit_scales: Whether scales, once ggml has found the codes, are those that bring the
+                layer's outputs nearest to the original's.
+            dampening: What that adds to each input's mean square, as a share of their mean.
         """
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         types: tuple[Type, ...] = DEFAULT
         importance: Literal["inputs", "none"] = "inputs"
+        fit_scales: bool = False
+        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
         @field_validator("types")
         @classmethod
@@ -108,24 +117,26 @@ class GGUF(GGUFDecoder):
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether errors are weighted by a layer's inputs (``importance: inputs``)."""
-        return self.options.importance == "inputs"
+        """Whether weights depend on a layer's inputs (``importance: inputs``, ``fit_scales``)."""
+        return self.options.importance == "inputs" or self.options.fit_scales
 
     @property
-    def takes_diagonal(self) -> Literal[True]:
-        """Moments matter by their diagonals alone."""
-        return True
+    def takes_diagonal(self) -> bool:
+        """Whether moments matter by their diagonals alone: not where scales are fitted."""
+        return not self.options.fit_scales
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight whose inputs count the same.
 
-        With ``importance: inputs`` this is an InputError: a caller that knows nothing of inputs
-        would get, and perhaps publish, other weights than the study's.
+        If inputs are needed this is an InputError: a caller that knows nothing of inputs would get,
+        and perhaps publish, other weights than the study's.
         """
         if self.needs_inputs:
+            option = "fit_scales" if self.options.fit_scales else "importance 'inputs'"
             raise InputError(
-                "quantizer.importance 'inputs' needs the second moment of the layer's inputs, which"
-                " was not given here; where nothing measures inputs, use importance 'none'"
+                f"quantizer.{option} needs the second moment of the layer's inputs, which was not"
+                " given here; where nothing measures inputs, use importance 'none' without"
+                " fit_scales"
             )
         check_weight(weight)
         return self._quantized(weight, configuration, torch.ones(weight.shape[1]))
@@ -133,19 +144,37 @@ class GGUF(GGUFDecoder):
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
-        """Quantize a weight by the mean squares of its layer's inputs.
+        """Quantize a weight as the options say for its layer's inputs.
 
-        They are the moment (input features), or its diagonal (input features × input features); of
-        another shape it is an InputError.
+        Their moment may be its diagonal (input features), but for ``fit_scales``; of another shape
+        it is an InputError.
         """
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
         squares = moment.detach()
-        check_moment(squares, weight.shape[1], diagonal=squares.ndim == 1)
-        if squares.ndim == 2:
+        is_diagonal = squares.ndim == 1 and self.takes_diagonal
+        check_moment(squares, weight.shape[1], diagonal=is_diagonal)
+        if not is_diagonal:
             squares = squares.diagonal()
-        return self._quantized(weight, configuration, _importance(squares))
+        if self.options.importance == "none":
+            squares = torch.ones(weight.shape[1])
+        quantized = self._quantized(weight, configuration, _importance(squares))
+        return self._fitted(weight, quantized, moment) if self.options.fit_scales else quantized
+
+    def _fitted(
+        self, weight: Tensor, quantized: QuantizedTensor, moment: Tensor
+    ) -> QuantizedTensor:
+        """Return a quantized weight with scales that suit its codes."""
+        blocks = self.ggml_blocks(quantized)
+        found = fitted_blocks(
+            self._stored(quantized.shape, quantized.configuration),
+            blocks.cpu(),
+            weight.detach().float().cpu(),
+            moment.detach().cpu(),
+            self.options.dampening,
+        )
+        return replace(quantized, tensors={"blocks": found.to(blocks.device)})
 
     def _quantized(
         self, weight: Tensor, configuration: LayerConfiguration, importance: Tensor

@@ -138,7 +138,7 @@ class IntegerDecoder(GroupedDecoder):
         "scheme": SCHEMES,
     }
     DEFAULTS: ClassVar[Mapping[str, Any]] = {"scheme": SCHEMES[0]}
-    UNREAD = frozenset({"rounding", "dampening"})
+    UNREAD = frozenset({"rounding", "fit_scales", "dampening"})
     _scheme: KnobValue | None = None
     """That of all weights; None if it is a knob."""
 

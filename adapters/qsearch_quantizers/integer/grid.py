@@ -75,7 +75,7 @@ def symmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
     half = 2 ** (bits - 1)
     least, greatest = torch.aminmax(values, dim=dim, keepdim=True)
     extreme = torch.where(greatest >= -least, greatest, least)
-    scales = _float16(extreme / -half)
+    scales = to_float16(extreme / -half)
     zero_points = torch.full((), float(half), device=values.device).expand(scales.shape)
     return Grid(scales, zero_points, 2**bits - 1)
 
@@ -85,13 +85,13 @@ def asymmetric_grid(values: Tensor, dim: int, bits: int) -> Grid:
     greatest_code = 2**bits - 1
     least, greatest = torch.aminmax(values, dim=dim, keepdim=True)
     least, greatest = least.clamp(max=0), greatest.clamp(min=0)
-    scales = _float16(greatest / greatest_code - least / greatest_code)
+    scales = to_float16(greatest / greatest_code - least / greatest_code)
     # Relative to zero, the lower end of the range is the code that zero has.
     unshifted = Grid(scales, torch.zeros_like(least), greatest_code)
     return Grid(scales, unshifted.encode(-least), greatest_code)
 
 
-def _float16(scales: Tensor) -> Tensor:
+def to_float16(scales: Tensor) -> Tensor:
     """Round to float16 within its range; a scale below 2^-25 becomes zero."""
     limit = torch.finfo(torch.float16).max
     return scales.clamp(-limit, limit).to(torch.float16)

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.plugins.tensor_layout import IntegerWeight
 from qsearch.space.configuration import LayerConfiguration
-from qsearch_quantizers.gptq import (
-    FeedbackFactors,
-    compensated_codes,
-    missing_inputs_error,
-)
+from qsearch_quantizers.fitted_scales import scale_factors
+from qsearch_quantizers.gptq import FeedbackFactors, compensated_codes
+from qsearch_quantizers.input_options import InputOptions
 from qsearch_quantizers.integer.decoder import IntegerDecoder
 from qsearch_quantizers.integer.grid import (
     Grid,
@@ -25,15 +24,14 @@ from qsearch_quantizers.integer.grid import (
     joined,
     nearest_codes,
     symmetric_grid,
+    to_float16,
 )
 from qsearch_quantizers.integer.grouped import GroupedQuantizer
-from qsearch_quantizers.knobs import KnobOptions
-from qsearch_quantizers.weights import CHUNK, check_weight
+from qsearch_quantizers.weights import CHUNK, check_moment, check_weight
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
 Scheme = Literal["symmetric", "asymmetric"]
-Rounding = Literal["nearest", "gptq"]
 
 
 class Integer(GroupedQuantizer, IntegerDecoder):
@@ -45,31 +43,26 @@ class Integer(GroupedQuantizer, IntegerDecoder):
     * ``asymmetric``: weight = scale · (code - zero point), over the group's range with zero
       included; the zero point is an integer of ``bits`` bits.
 
-    Multiples are the nearest ones, or with ``rounding: gptq`` those that make up for the errors of
-    the row's earlier weights (:mod:`~qsearch_quantizers.gptq`). What is stored is the same.
-    GPTQ's order by the inputs' size ("act-order") is left out, since a reader would need each
-    column's group.
+    Multiples are the nearest ones, or follow from the layer's inputs, as scales may
+    (:class:`~qsearch_quantizers.input_options.InputOptions`). What is stored is the same. GPTQ's
+    order by the inputs' size ("act-order") is left out, since a reader would need each column's
+    group.
     """
 
     options: Options
 
-    class Options(KnobOptions):
-        """Which values of each knob a study may use, the scheme or schemes, and the rounding.
+    class Options(InputOptions):
+        """Which values of each knob a study may use, and the scheme or schemes.
 
         Args:
             bits: Bits of a weight's code.
             group_size: Neighbouring weights of a row that share a scale.
             scheme: One scheme, or several as one more knob.
-            rounding: ``nearest``, or ``gptq``, which needs the moments of the layers' inputs. It
-                is not a knob: it costs no bits, so a search would have nothing to weigh.
-            dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
         """
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         group_size: tuple[GroupSize, ...] = (32, 64, 128)
         scheme: Scheme | tuple[Scheme, ...] = "symmetric"
-        rounding: Rounding = "nearest"
-        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
         @field_validator("scheme")
         @classmethod
@@ -83,19 +76,19 @@ class Integer(GroupedQuantizer, IntegerDecoder):
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether weights are rounded to suit a layer's inputs (``rounding: gptq``)."""
-        return self.options.rounding == "gptq"
+        """Whether weights depend on a layer's inputs (``rounding: gptq``, ``fit_scales``)."""
+        return self.options.need_inputs
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight by rounding to nearest; with ``rounding: gptq`` an InputError."""
+        """Quantize a weight by rounding to nearest; an InputError if inputs are needed."""
         if self.needs_inputs:
-            raise missing_inputs_error()
+            raise self.options.missing_inputs_error()
         return self._quantized(weight, configuration, nearest_codes)
 
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
-        """Quantize a weight by the option's rounding, into the tensors of :meth:`quantize`.
+        """Quantize a weight as the options say, into the tensors of :meth:`quantize`.
 
         The moment is E[x·xᵀ] of the layer's inputs x (input features × input features); one of
         another shape, or not positive semidefinite, is an InputError.
@@ -103,7 +96,16 @@ class Integer(GroupedQuantizer, IntegerDecoder):
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
-        factor = self._factors.of(weight, moment)
+        check_moment(moment, weight.shape[1])
+        quantized = self._rounded(weight, configuration, moment)
+        return self._fitted(weight, quantized, moment) if self.options.fit_scales else quantized
+
+    def _rounded(
+        self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
+    ) -> QuantizedTensor:
+        """Return a weight as rounded by the option."""
+        is_nearest = self.options.rounding == "nearest"
+        factor = None if is_nearest else self._factors.of(weight, moment)
         if factor is None:
             return self._quantized(weight, configuration, nearest_codes)
 
@@ -113,6 +115,20 @@ class Integer(GroupedQuantizer, IntegerDecoder):
 
         # All rows at once: for each column, PyTorch has to be called some ten times.
         return self._quantized(weight, configuration, rounded, weight.numel())
+
+    def _fitted(
+        self, weight: Tensor, quantized: QuantizedTensor, moment: Tensor
+    ) -> QuantizedTensor:
+        """Return a quantized weight with scales that suit its codes."""
+        (factors,) = scale_factors(
+            weight.detach().float(),
+            [self.dequantize(quantized).float()],
+            moment,
+            self.group_size(quantized.configuration, weight.shape[1]),
+            self.options.dampening,
+        )
+        scales = to_float16(quantized.tensors["scales"].float() * factors)
+        return replace(quantized, tensors={**quantized.tensors, "scales": scales})
 
     @cached_property
     def _factors(self) -> FeedbackFactors:

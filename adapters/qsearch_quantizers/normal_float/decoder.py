@@ -26,7 +26,7 @@ class NormalFloatDecoder(KnobDecoder):
         "block_size": (16, 32, 64),
         "scale_block_size": (16, 64, 256),
     }
-    UNREAD = frozenset({"rounding", "dampening"})
+    UNREAD = frozenset({"rounding", "fit_scales", "dampening"})
 
     def dequantize(self, quantized: QuantizedTensor) -> Tensor:
         """Return the float32 weight (output features × input features)."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, cast
 
-from pydantic import Field
-
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
-from qsearch_quantizers.knobs import KnobOptions, KnobQuantizer
+from qsearch_quantizers.input_options import InputOptions
+from qsearch_quantizers.knobs import KnobQuantizer
 from qsearch_quantizers.normal_float.decoder import NormalFloatDecoder
 
 if TYPE_CHECKING:
@@ -21,7 +20,6 @@ Bits = Literal[2, 3, 4, 8]
 ScaleDtype = Literal["bfloat16", "float16", "float32"]
 BlockSize = Literal[16, 32, 64]
 ScaleBlockSize = Literal[16, 64, 256]
-Rounding = Literal["nearest", "gptq"]
 
 SCALE_BITS: dict[ScaleDtype, int] = {"bfloat16": 16, "float16": 16, "float32": 32}
 
@@ -45,27 +43,21 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
     bits (0.006, not 0.03) and at 2 bits (0.44, not 0.57), and as good at 4. The error need not fall
     as ``scale_bits`` grows: a coarse grid clips more, which helps at 2 bits.
 
-    Codes are those of the nearest levels, or with ``rounding: gptq`` of those that make up for the
-    errors of the row's earlier weights (:mod:`~qsearch_quantizers.gptq`), on the same scales.
+    Codes are those of the nearest levels, or follow from the layer's inputs, as scales may
+    (:class:`~qsearch_quantizers.input_options.InputOptions`). GPTQ's codes are on the same scales;
+    fitted scales are multiples too, and left as they are where blocks go on in the next row.
     """
 
     options: Options
 
-    class Options(KnobOptions):
-        """Which values of each knob a study may use, and the rounding.
-
-        Args:
-            rounding: ``nearest``, or ``gptq``, which needs the moments of the layers' inputs.
-            dampening: What ``gptq`` adds to each input's mean square, as a share of their mean.
-        """
+    class Options(InputOptions):
+        """Which values of each knob a study may use."""
 
         bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_bits: tuple[Bits, ...] = (2, 3, 4, 8)
         scale_dtype: tuple[ScaleDtype, ...] = ("bfloat16", "float16", "float32")
         block_size: tuple[BlockSize, ...] = (16, 32, 64)
         scale_block_size: tuple[ScaleBlockSize, ...] = (16, 64, 256)
-        rounding: Rounding = "nearest"
-        dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
     def require_installed(self) -> None:
         """Do nothing: it needs no package of its own."""
@@ -83,37 +75,42 @@ class NormalFloat(KnobQuantizer, NormalFloatDecoder):
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether weights are rounded to suit a layer's inputs (``rounding: gptq``)."""
-        return self.options.rounding == "gptq"
+        """Whether weights depend on a layer's inputs (``rounding: gptq``, ``fit_scales``)."""
+        return self.options.need_inputs
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
-        """Quantize a weight by rounding to nearest; with ``rounding: gptq`` an InputError.
+        """Quantize a weight by rounding to nearest; an InputError if inputs are needed.
 
         Returns:
             ``codes`` (packed, with the halves of each byte swapped at 4 bits, uint8),
             ``scale_codes`` (blocks, uint8) and ``scales`` (scale blocks, in the scale dtype).
         """
         if self.needs_inputs:
-            from qsearch_quantizers.gptq import missing_inputs_error
-
-            raise missing_inputs_error()
+            raise self.options.missing_inputs_error()
         return self._nearest(weight, configuration)
 
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
-        """Quantize a weight by the option's rounding, into the tensors of :meth:`quantize`.
+        """Quantize a weight as the options say, into the tensors of :meth:`quantize`.
 
         The moment is E[x·xᵀ] of the layer's inputs x (input features × input features); one of
         another shape, or not positive semidefinite, is an InputError.
         """
-        nearest = self._nearest(weight, configuration)
+        quantized = self._nearest(weight, configuration)
         if not self.needs_inputs:
-            return nearest
-        from qsearch_quantizers.normal_float.compensated import compensated
+            return quantized
+        from qsearch_quantizers.normal_float.for_inputs import compensated, fitted
+        from qsearch_quantizers.weights import check_moment
 
-        factor = self._factors.of(weight, moment)
-        return nearest if factor is None else compensated(weight, nearest, factor)
+        check_moment(moment, weight.shape[1])
+        options = self.options
+        factor = self._factors.of(weight, moment) if options.rounding == "gptq" else None
+        if factor is not None:
+            quantized = compensated(weight, quantized, factor)
+        if not options.fit_scales:
+            return quantized
+        return fitted(weight, quantized, moment, options.dampening, self.dequantize)
 
     @cached_property
     def _factors(self) -> FeedbackFactors:

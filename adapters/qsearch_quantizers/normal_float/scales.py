@@ -16,8 +16,13 @@ DTYPES: dict[str, torch.dtype] = {
 TINY = torch.finfo(torch.float32).tiny
 
 
-def quantize_scales(absmax: Tensor, configuration: LayerConfiguration) -> tuple[Tensor, Tensor]:
-    """Return the scale codes at or above each absolute maximum, and the scale blocks' maxima."""
+def quantize_scales(
+    absmax: Tensor, configuration: LayerConfiguration, nearest: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Return the scale codes at or above each absolute maximum, and the scale blocks' maxima.
+
+    Or the codes nearest to scales.
+    """
     size = configuration.integer("scale_block_size")
     dtype = DTYPES[configuration.text("scale_dtype")]
     steps = 2 ** configuration.integer("scale_bits")
@@ -28,7 +33,8 @@ def quantize_scales(absmax: Tensor, configuration: LayerConfiguration) -> tuple[
     scales = greatest.clamp(smallest, torch.finfo(dtype).max).to(dtype)
     scales = torch.where(greatest > 0, scales, torch.zeros_like(scales))
     ratio = padded / scales.float().clamp(min=TINY).unsqueeze(1)
-    codes = (ratio * steps).ceil_().sub_(1).clamp_(0, steps - 1).to(torch.uint8)
+    multiples = (ratio * steps).round_() if nearest else (ratio * steps).ceil_()
+    codes = multiples.sub_(1).clamp_(0, steps - 1).to(torch.uint8)
     return codes.view(-1)[: absmax.numel()].clone(), scales
 
 

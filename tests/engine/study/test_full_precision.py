@@ -16,7 +16,15 @@ from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.study_record import read_study
 from qsearch.study.full_precision import full_precision
 from qsearch.study.run import run_spec
-from tests.engine.fake_study import FAULTS, SMALL, evaluations_of, events_of, results, study_spec
+from tests.engine.fake_study import (
+    FAULTS,
+    SMALL,
+    evaluations_of,
+    events_of,
+    results,
+    study_spec,
+    trains_nothing,
+)
 
 
 def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
@@ -28,6 +36,24 @@ def test_each_round_has_the_score_of_its_own_adapter(finished: Path) -> None:
         assert events_of(finished, "measured full precision")[round - 1]["loss"] == (
             entry.full_precision.loss
         )
+
+
+def test_where_nothing_is_trained_it_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains_nothing(monkeypatch)
+    run_spec(study_spec(**SMALL), tmp_path)
+    first, second = read_study(tmp_path).rounds
+    assert first.full_precision == second.full_precision is not None
+    assert len(events_of(tmp_path, "measuring full precision")) == 1
+
+
+def test_a_failure_is_measured_again_in_the_next_round_also_where_nothing_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains_nothing(monkeypatch)
+    run_spec(study_spec(**SMALL, trainer__full_precision="error"), tmp_path)
+    assert len(events_of(tmp_path, "measuring full precision")) == 2
 
 
 def test_it_counts_for_no_evaluation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,5 +112,5 @@ def test_once_time_is_up_it_is_left_to_a_later_session(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     trainer = load_plugin("trainers", "fake").__new__(load_plugin("trainers", "fake"))
     study: Any = SimpleNamespace(directory=tmp_path, components=SimpleNamespace(trainer=trainer))
-    assert full_precision(study, 1, lambda: True) is None
+    assert full_precision(study, 1, is_unchanged=False, should_stop=lambda: True) is None
     assert not list((tmp_path / "state").iterdir())

@@ -11,11 +11,11 @@ import pytest
 from qsearch._arrays import Floats, Integers
 from qsearch.plugins.components import build_components
 from qsearch.search import searcher
-from qsearch.storage.measurements import read_layer_scores
+from qsearch.storage.measurements import read_layer_scores, read_measurement
 from qsearch.study.run import run_spec
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
-from tests.engine.fake_study import SMALL, study_spec
+from tests.engine.fake_study import SMALL, events_of, study_spec, trains_nothing
 
 
 def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
@@ -38,6 +38,18 @@ def test_scores_of_layers_are_kept_by_round_and_add_up_to_those_of_their_groups(
         assert layers is not None
         added = np.array([layers[list(group.members)].sum(axis=0) for group in space.groups])
         assert added == pytest.approx(of_groups, rel=1e-12)
+
+
+def test_where_nothing_is_trained_sensitivity_is_measured_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains_nothing(monkeypatch)
+    run_spec(study_spec(**SMALL), tmp_path)
+    first, second = (read_measurement(tmp_path, f"sensitivity-{round}") for round in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first.tolist() == second.tolist()
+    assert len(events_of(tmp_path, "measuring sensitivity")) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""Codes of levels that compensate the errors of a row's earlier weights (GPTQ)."""
+"""Codes and scales of blocks that follow from a layer's inputs."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from qsearch.plugins.protocols import QuantizedTensor
+from qsearch_quantizers.fitted_scales import scale_factors
 from qsearch_quantizers.gptq import compensated_codes
 from qsearch_quantizers.normal_float.blocks import TINY, halves_swapped
 from qsearch_quantizers.normal_float.levels import LevelTable, encode, level_table
-from qsearch_quantizers.normal_float.scales import block_scales
+from qsearch_quantizers.normal_float.scales import block_scales, quantize_scales
 from qsearch_quantizers.packed.bit_packing import pack
 
 
@@ -40,6 +42,36 @@ class ScaledLevels:
     def decode(self, codes: Tensor) -> Tensor:
         """Return the values of codes, float32."""
         return self.table.levels[codes.long()] * self.scales
+
+
+def fitted(
+    weight: Tensor,
+    quantized: QuantizedTensor,
+    moment: Tensor,
+    dampening: float,
+    dequantize: Callable[[QuantizedTensor], Tensor],
+) -> QuantizedTensor:
+    """Return a quantized weight with scales that suit its codes; see :func:`scale_factors`.
+
+    As it is where blocks go on in the next row, or where multiples are too coarse to gain by it.
+    """
+    configuration, tensors = quantized.configuration, quantized.tensors
+    size = configuration.integer("block_size")
+    if quantized.shape[1] % size:
+        return quantized
+    original, before = weight.detach().float(), dequantize(quantized)
+    (factors,) = scale_factors(original, [before], moment, size, dampening)
+    scales = block_scales(tensors["scale_codes"], tensors["scales"], configuration)
+    codes, greatest = quantize_scales(
+        (scales * factors.view(-1)).clamp_min(0), configuration, nearest=True
+    )
+    found = replace(quantized, tensors={**tensors, "scale_codes": codes, "scales": greatest})
+    after = dequantize(found)
+
+    def moved(error: Tensor) -> float:
+        return float(((error @ moment.to(error)) * error).sum())
+
+    return found if moved(original - after) < moved(original - before) else quantized
 
 
 def compensated(weight: Tensor, nearest: QuantizedTensor, factor: Tensor) -> QuantizedTensor:
