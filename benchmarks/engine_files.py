@@ -172,8 +172,8 @@ def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
     moments = trainer.study.adapted.weights.moments
     return {
         str(name_of(f"{path}.weight")): moment.contiguous().numpy()
-        for path, layer, moment in zip(paths, trainer.layers(), moments, strict=True)
-        if moment is not None and not layer.is_table
+        for path, moment in zip(paths, moments, strict=True)
+        if moment is not None
     }
 
 

@@ -181,18 +181,22 @@ class AdaptedModel:
             self.residual.freeze()
 
     def second_moments(self, batches: Batches, diagonal: bool) -> dict[str, Tensor]:
-        """Return the second moment of each adapted layer's inputs in the base model, by its name.
+        """Return the second moment of each layer's inputs in the base model, by its name.
 
         Or the diagonals of them, for a quantizer that needs no more.
 
         They are those of the model in full precision: what precedes a layer is quantized
-        differently in every configuration.
+        differently in every configuration. A table has them as far as it is an output head; see
+        :meth:`~qsearch_coalora.weights.tables.Table.moment`.
         """
+        names = [layer.name for layer in self.layers]
+        tables = dict(zip(names[len(self.adapted_layers) :], self.tables, strict=True))
+        heads = {name: table.head for name, table in tables.items() if table.head is not None}
+        modules = [*self.lora_layers, *heads.values()]
         with self.base_model():
-            moments = second_moments(self.lora_layers, self.logits, batches, diagonal)
-        return {
-            layer.name: moment for layer, moment in zip(self.adapted_layers, moments, strict=True)
-        }
+            moments = second_moments(modules, self.logits, batches, diagonal)
+        measured = dict(zip([*names[: len(self.adapted_layers)], *heads], moments, strict=True))
+        return measured | {name: tables[name].moment(measured[name]) for name in heads}
 
     def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the norm of each adapted layer's inputs in the base model, as tensors by name.

@@ -138,8 +138,8 @@ class QuantizedWeights:
 
         They are diagonals where the quantizer needs no more.
 
-        A layer without is a table. Its rows are looked up, so each counts by itself, as with inputs
-        of moment 1. The original weights are active.
+        A layer without is an embedding. Its rows are looked up, so each counts by itself, as with
+        inputs of moment 1. The original weights are active.
         """
         ones: dict[int, Tensor] = {}
         for layer, weight in zip(self._layers, self.originals, strict=True):

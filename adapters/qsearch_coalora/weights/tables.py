@@ -32,6 +32,19 @@ class Table:
         """Both, or the one that there is."""
         return tuple(module for module in (self.embedding, self.head) if module is not None)
 
+    def moment(self, of_head: Tensor) -> Tensor:
+        """Return the second moment of the inputs, or its diagonal, given that of the head's.
+
+        Rows of an embedding are looked up, so each counts by itself, as with inputs of moment 1. A
+        weight that serves both has the sum, so scaled that both count the same.
+        """
+        if self.embedding is None:
+            return of_head
+        squares = of_head if of_head.ndim == 1 else of_head.diagonal()
+        mean = float(squares.mean()) or 1.0
+        ones = torch.ones_like(squares)
+        return of_head / mean + (ones if of_head.ndim == 1 else ones.diag())
+
     def squared_norms(self, calls: Mapping[nn.Module, Call]) -> Tensor:
         """Return ‖g‖² of each example (examples), with g the gradient of the weight.
 

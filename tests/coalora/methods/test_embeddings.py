@@ -127,18 +127,46 @@ def test_sensitivities_and_errors_are_of_all_layers(make, make_configuration) ->
     assert np.isfinite(found).all()
 
 
-def test_an_embedding_is_rounded_to_nearest_where_layers_are_rounded_by_inputs(make) -> None:
+@pytest.mark.parametrize(("kind", "nearest"), [("bert", [True]), ("llama", [True, False])])
+def test_an_embedding_is_rounded_to_nearest_and_a_head_by_its_inputs(make, kind, nearest) -> None:
     gptq = Integer(Integer.Options(bits=(4,), group_size=(32,), rounding="gptq"))
-    nearest = Integer(Integer.Options(bits=(4,), group_size=(32,)))
-    trainer = make("tied", plugin=gptq)
+    plain = Integer(Integer.Options(bits=(4,), group_size=(32,)))
+    trainer = make(kind, plugin=gptq)
     (chosen,) = gptq.choices().layer_configurations
     weights = trainer.study.adapted.weights
-    for position, layer in enumerate(trainer.layers()):
-        expected = nearest.quantize(weights.originals[position], chosen).tensors
+    alike = []
+    for position in range(len(trainer.layers())):
+        expected = plain.quantize(weights.originals[position], chosen).tensors
         found = weights.quantized(position, chosen).tensors
-        same = all(torch.equal(found[name], expected[name]) for name in expected)
-        assert same == layer.is_table
+        alike.append(all(torch.equal(found[name], expected[name]) for name in expected))
+    layers = len(trainer.layers()) - len(nearest)
+    assert alike == [False] * layers + nearest
     trainer.load_state(trainer.state())  # The sizes of inputs are those of layers with LoRA.
+
+
+@torch.no_grad()
+def head_moment(trainer: Any) -> torch.Tensor:
+    """Return the second moment of the head's inputs on the calibration text."""
+    adapted, rows = trainer.study.adapted, []
+    head = adapted.peft_model.get_base_model().lm_head
+    handle = head.register_forward_pre_hook(lambda _, given: rows.append(given[0]))
+    with adapted.base_model():
+        for batch in trainer.study.calibration_batches():
+            adapted.logits(batch)
+            rows[-1] = rows[-1][batch["attention_mask"].bool()]
+    handle.remove()
+    inputs = torch.cat(rows)
+    return inputs.T @ inputs / len(inputs)
+
+
+@pytest.mark.parametrize("kind", ["llama", "tied"])
+def test_moments_of_a_head_are_of_its_inputs_and_a_tied_one_counts_look_ups_too(make, kind) -> None:
+    gptq = Integer(Integer.Options(bits=(4,), group_size=(32,), rounding="gptq"))
+    trainer = make(kind, plugin=gptq)
+    found, expected = trainer.study.adapted.weights.moments[-1], head_moment(trainer)
+    if kind == "tied":
+        expected = expected / expected.diagonal().mean() + torch.eye(len(expected))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_lq_lora_refuses_embeddings(make_trainer) -> None:
