@@ -55,6 +55,7 @@ _ALL_STEPS = {
 """Of one adapter for all sizes: as many as those for each size take together."""
 
 _RANKS = "trainer.ranks=[0, 2, 4, 8]"
+_FITTED = "quantizer.fit_scales=true"
 
 
 def _for_all(
@@ -74,33 +75,42 @@ def _for_all(
     )
 
 
-METHODS: Mapping[str, Method] = {
-    OURS: _for_all(OURS),
-    "composed-lora-ranks": _for_all(OURS, _RANKS, rank_is_searched=True),
-    "composed-lora-gptq": _for_all(OURS, "quantizer.rounding=gptq"),
-    "composed-lora-no-turns": _for_all(OURS, "trainer.residual_turns=0"),
-    "composed-lora-task": _for_all(OURS, loss=_TASK),
-    "composed-lora-mixed": _for_all(OURS, "trainer.loss=mixed", loss=_TASK),
-    "coa-lora": _for_all("coa-lora"),
-    "shared-lora": _for_all("shared-lora"),
-    "lq-lora": Method("lq-lora", ("allocated",), is_searched=False, by_plan=_LQ_LORA),
-    "qlora": Method("qlora", ("uniform",), is_searched=False, by_plan=_TAUGHT),
-    "ptq-gptq": Method(
+def _alone(change: str) -> Method:
+    """Return a method without an adapter."""
+    return Method(
         "ptq",
         BOTH,
         is_searched=True,
         has_adapter=False,
-        changes=(CALIBRATED,),
+        changes=(change,),
         by_plan={
             "smollm2": ("trainer.fine_tune=false",),
             # The head has to be trained; the adapter is merged before the weights are quantized.
             "minilm": _ALL_STEPS["minilm"],
         },
-    ),
+    )
+
+
+METHODS: Mapping[str, Method] = {
+    OURS: _for_all(OURS, _FITTED),
+    "composed-lora-ranks": _for_all(OURS, _FITTED, _RANKS, rank_is_searched=True),
+    "composed-lora-not-fitted": _for_all(OURS),
+    "composed-lora-no-turns": _for_all(OURS, _FITTED, "trainer.residual_turns=0"),
+    "composed-lora-task": _for_all(OURS, _FITTED, loss=_TASK),
+    "composed-lora-mixed": _for_all(OURS, _FITTED, "trainer.loss=mixed", loss=_TASK),
+    "coa-lora": _for_all("coa-lora"),
+    "shared-lora": _for_all("shared-lora"),
+    "lq-lora": Method("lq-lora", ("allocated",), is_searched=False, by_plan=_LQ_LORA),
+    "qlora": Method("qlora", ("uniform",), is_searched=False, by_plan=_TAUGHT),
+    "ptq-gptq": _alone(CALIBRATED),
+    "ptq-fitted": _alone(_FITTED),
 }
 
 RIVALS = ("shared-lora", "lq-lora", "qlora", "ptq-gptq")
 """Those that the targets name."""
+
+OTHERS = (*RIVALS, "ptq-fitted", "coa-lora")
+"""Those that are measured with as many seeds."""
 
 FEW_BITS = 3
 """How many of the sizes of a language model count as few bits: 2.3, 2.5 and 3 with an adapter."""
@@ -118,10 +128,10 @@ PLANS = {
             bits=(2.30, 2.50, 3.00, 4.00, 6.00),
             bits_alone=(2.50, 2.70, 3.20, 4.20, 6.20),
             seeds={
-                **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
+                **dict.fromkeys((OURS, "composed-lora-ranks", *OTHERS), 3),
                 **dict.fromkeys(
                     (
-                        "composed-lora-gptq",
+                        "composed-lora-not-fitted",
                         "composed-lora-no-turns",
                         "composed-lora-task",
                         "composed-lora-mixed",
@@ -138,9 +148,9 @@ PLANS = {
             PAPER["minilm"],  # At the same sizes.
             study=_PLANS / "minilm.yaml",
             seeds={
-                **dict.fromkeys((OURS, "composed-lora-ranks", *RIVALS, "coa-lora"), 3),
+                **dict.fromkeys((OURS, "composed-lora-ranks", *OTHERS), 3),
                 **dict.fromkeys(
-                    ("composed-lora-gptq", "composed-lora-no-turns", "composed-lora-task"), 1
+                    ("composed-lora-not-fitted", "composed-lora-no-turns", "composed-lora-task"), 1
                 ),
             },
             better=(),
@@ -172,8 +182,8 @@ def report(benchmark: Benchmark, plan: Plan, outcomes: Outcomes) -> list[str]:
     for row in served.to_dict("records"):
         rounded = {str(k): round(v, 4) if isinstance(v, float) else v for k, v in row.items()}
         benchmark.row(plan=plan.name, **rounded)
-    of_rivals = {name: outcomes[name] for name in (OURS, *RIVALS)}
-    found = differences(plan, of_rivals, OURS, compared)
+    of_others = {name: outcomes[name] for name in (OURS, *OTHERS)}
+    found = differences(plan, of_others, OURS, compared)
     means = served.set_index(["method", "served"])[compared]
     for place, size in enumerate(map(size_name, plan.megabytes)):
         rivals = {name: means[name, size] for name in RIVALS if (name, size) in means}
