@@ -19,6 +19,7 @@ from qsearch_coalora.llama_cpp.evaluating import EngineFiles, evaluate_files, wr
 from qsearch_coalora.llama_cpp.timing import file_speed
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.models.source import locate_model
+from torch import Tensor
 
 from benchmarks.language_models import Kept
 from benchmarks.llama_quantize import quantize
@@ -171,10 +172,14 @@ def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
     paths = trainer.export_job(_any_configuration(trainer)).paths
     moments = trainer.study.adapted.weights.moments
     return {
-        str(name_of(f"{path}.weight")): moment.contiguous().numpy()
+        str(name_of(f"{path}.weight")): _squares(moment).contiguous().numpy()
         for path, moment in zip(paths, moments, strict=True)
         if moment is not None
     }
+
+
+def _squares(moment: Tensor) -> Tensor:
+    return moment if moment.ndim == 1 else moment.diagonal()
 
 
 def _any_configuration(trainer: PTQTrainer) -> Configuration:

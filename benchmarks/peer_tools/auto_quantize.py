@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.peer_tools.inputs import MODEL, Allocation, Inputs, read_inputs, write_allocations
 
-KL_BATCH = 4
+KL_BATCH = 8
 """Sequences that are compared at once: each batch quantizes all weights again."""
 
 
