@@ -19,7 +19,7 @@ from qsearch_coalora.llama_cpp.evaluating import EngineFiles, evaluate_files, wr
 from qsearch_coalora.llama_cpp.timing import file_speed
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.models.source import locate_model
-from torch import Tensor
+from qsearch_coalora.weights.layer_inputs import mean_squares
 
 from benchmarks.language_models import Kept
 from benchmarks.llama_quantize import quantize
@@ -37,7 +37,6 @@ PRESETS = (
     *("Q2_K", "IQ3_XXS", "Q3_K_S", "IQ3_S", "IQ3_M", "Q3_K_M", "Q3_K_L", "IQ4_XS"),
     *("Q4_0", "IQ4_NL", "Q4_K_S", "Q4_K_M", "Q5_K_S", "Q5_K_M", "Q6_K"),
 )
-
 
 WHOLE_TEST = ("smollm2",)
 """Models some of whose files are measured on all of the test text too."""
@@ -172,14 +171,10 @@ def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
     paths = trainer.export_job(_any_configuration(trainer)).paths
     moments = trainer.study.adapted.weights.moments
     return {
-        str(name_of(f"{path}.weight")): _squares(moment).contiguous().numpy()
+        str(name_of(f"{path}.weight")): mean_squares(moment).contiguous().numpy()
         for path, moment in zip(paths, moments, strict=True)
         if moment is not None
     }
-
-
-def _squares(moment: Tensor) -> Tensor:
-    return moment if moment.ndim == 1 else moment.diagonal()
 
 
 def _any_configuration(trainer: PTQTrainer) -> Configuration:

@@ -27,7 +27,7 @@ DOCS = ROOT / "docs" / "quantizers.md"
 TARGET = 0.75
 """KL with fitted scales over that without, weights rounded to nearest."""
 
-_PLANS = Path(__file__).parent / "plans"
+_STUDY = Path(__file__).parent / "plans" / "recovery" / "smollm2.yaml"
 _COMMON = (
     "trainer={name: ptq, fine_tune: false, batch_size: 1, eval_batch_size: 2,"
     " calibration_batches: 64, eval_precision: bfloat16}",
@@ -68,20 +68,22 @@ CASES = (
 def main() -> None:
     """Measure what is missing; write the result file and the documentation's table."""
     is_recorded = only_recorded(__doc__)
+    if not is_recorded:
+        prepare_text(_STUDY)
     kept, measured = Kept(DATA / "fitted-scales.json"), dict[str, list[Any]]()
     for case in CASES:
-        if not is_recorded:
-            prepare_text(_PLANS / "recovery" / "smollm2.yaml")
+        names = {fits: f"{case.title} {'fitted' if fits else 'as is'}" for fits in (False, True)}
+        if is_recorded and not all(name in kept for name in names.values()):
+            continue
         measured[case.title] = [
-            kept.of(f"{case.title} {'fitted' if fits else 'as is'}", partial(measure, case, fits))
-            for fits in (False, True)
+            kept.of(name, partial(measure, case, fits)) for fits, name in names.items()
         ]
     report(Benchmark("fitted-scales", "python -m benchmarks.fitted_scales"), measured)
 
 
 def measure(case: Case, fits: bool) -> dict[str, Any]:
     """Evaluate each layer configuration for all layers."""
-    spec = load_spec(_PLANS / "recovery" / "smollm2.yaml", case.changes(fits), environment())
+    spec = load_spec(_STUDY, case.changes(fits), environment())
     components = build_components(spec)
     trainer, space = components.trainer, components.space
     values = {}

@@ -74,6 +74,10 @@ class Kept:
         if path.is_file():
             self._values = json.loads(path.read_text(encoding="utf-8"))
 
+    def __contains__(self, name: str) -> bool:
+        """Return whether there are values under a name."""
+        return name in self._values
+
     def of(self, name: str, measure: Callable[[], Values]) -> Values:
         """Return what is kept under a name, or measure and keep it."""
         if name not in self._values:

@@ -189,14 +189,19 @@ class AdaptedModel:
         differently in every configuration. A table has them as far as it is an output head; see
         :meth:`~qsearch_coalora.weights.tables.Table.moment`.
         """
-        names = [layer.name for layer in self.layers]
-        tables = dict(zip(names[len(self.adapted_layers) :], self.tables, strict=True))
-        heads = {name: table.head for name, table in tables.items() if table.head is not None}
-        modules = [*self.lora_layers, *heads.values()]
+        others = self.layers[len(self.adapted_layers) :]
+        tables = {layer.name: table for layer, table in zip(others, self.tables, strict=True)}
+        modules = {
+            layer.name: module
+            for layer, module in zip(self.adapted_layers, self.lora_layers, strict=True)
+        }
+        modules |= {name: table.head for name, table in tables.items() if table.head is not None}
         with self.base_model():
-            moments = second_moments(modules, self.logits, batches, diagonal)
-        measured = dict(zip([*names[: len(self.adapted_layers)], *heads], moments, strict=True))
-        return measured | {name: tables[name].moment(measured[name]) for name in heads}
+            moments = second_moments(list(modules.values()), self.logits, batches, diagonal)
+        return {
+            name: tables[name].moment(moment) if name in tables else moment
+            for name, moment in zip(modules, moments, strict=True)
+        }
 
     def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the norm of each adapted layer's inputs in the base model, as tensors by name.

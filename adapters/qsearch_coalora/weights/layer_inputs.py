@@ -48,6 +48,11 @@ def _tokens(inputs: Tensor, mask: Tensor | None) -> Tensor:
     return inputs.reshape(-1, inputs.shape[-1]).float()
 
 
+def mean_squares(moment: Tensor) -> Tensor:
+    """Return the mean squares of inputs (input features) of their moment, or of its diagonal."""
+    return moment if moment.ndim == 1 else moment.diagonal()
+
+
 @torch.no_grad()
 def second_moments(
     modules: Sequence[nn.Linear],

@@ -12,6 +12,7 @@ from qsearch.plugins.quantizer_capabilities import needs_diagonal, quantize_weig
 from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch_coalora.weights.cache import BoundedCache
+from qsearch_coalora.weights.layer_inputs import mean_squares
 
 FULL_PRECISION = Configuration({})
 """The configuration that quantizes nothing."""
@@ -155,7 +156,7 @@ class QuantizedWeights:
     def input_sizes(self) -> list[float | None]:
         """Return each layer's root mean square input, None where it was not measured."""
         return [
-            None if moment is None else float(_squares(moment).mean().sqrt())
+            None if moment is None else float(mean_squares(moment).mean().sqrt())
             for moment in self.moments
         ]
 
@@ -168,8 +169,3 @@ class QuantizedWeights:
         self._added = added
         self.cache.clear()
         self.restore()
-
-
-def _squares(moment: Tensor) -> Tensor:
-    """Return the mean squares of inputs (input features)."""
-    return moment if moment.ndim == 1 else moment.diagonal()

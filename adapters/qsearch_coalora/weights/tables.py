@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from qsearch.models.tables import embedding_scale, output_head
+from qsearch_coalora.weights.layer_inputs import mean_squares
 
 Call = tuple[Tensor, Tensor]
 """Input of a module's call, and the gradient of its output."""
@@ -40,7 +41,7 @@ class Table:
         """
         if self.embedding is None:
             return of_head
-        squares = of_head if of_head.ndim == 1 else of_head.diagonal()
+        squares = mean_squares(of_head)
         mean = float(squares.mean()) or 1.0
         ones = torch.ones_like(squares)
         return of_head / mean + (ones if of_head.ndim == 1 else ones.diag())

@@ -8,6 +8,7 @@ from torch import Tensor
 from qsearch_quantizers.fitted_scales import scale_factors
 from qsearch_quantizers.gguf.ggml_library import dequantize_rows
 from qsearch_quantizers.gguf.ggml_types import GGMLType
+from qsearch_quantizers.integer.grid import to_float16
 
 
 def fitted_blocks(
@@ -29,12 +30,10 @@ def fitted_blocks(
         parts.append(whole - parts[0])
     factors = scale_factors(weight, parts, moment, kind.block, dampening)
     result = blocks.clone()
-    limit = torch.finfo(torch.float16).max
     for place, own in zip(kind.scales, factors, strict=True):
         numbers = _numbers(kind, result, place)
         before = numbers.contiguous().view(torch.float16).float().squeeze(2)
-        after = (before * own).clamp(-limit, limit).half()
-        numbers.copy_(after.unsqueeze(2).view(torch.uint8))
+        numbers.copy_(to_float16(before * own).unsqueeze(2).view(torch.uint8))
     return result
 
 

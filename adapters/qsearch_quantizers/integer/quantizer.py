@@ -27,7 +27,7 @@ from qsearch_quantizers.integer.grid import (
     to_float16,
 )
 from qsearch_quantizers.integer.grouped import GroupedQuantizer
-from qsearch_quantizers.weights import CHUNK, check_moment, check_weight
+from qsearch_quantizers.weights import CHUNK, check_weight
 
 Bits = Literal[2, 3, 4, 8]
 GroupSize = Literal[32, 64, 128]
@@ -96,7 +96,6 @@ class Integer(GroupedQuantizer, IntegerDecoder):
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
         check_weight(weight)
-        check_moment(moment, weight.shape[1])
         quantized = self._rounded(weight, configuration, moment)
         return self._fitted(weight, quantized, moment) if self.options.fit_scales else quantized
 
