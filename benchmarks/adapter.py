@@ -196,9 +196,10 @@ def sets_of(
     errors = components.trainer.quantization_error(space.choices.layer_configurations)
     bits, generator = components.spec.search.bits, np.random.default_rng(seed)
     assert bits is not None
-    initial = initial_configurations(space, errors, count, bits, generator)
+    scores = error_scores(space, errors)
+    initial = initial_configurations(space, errors, scores, count, bits, generator)
     first_set = np.stack([index for _, index in initial])
-    return first_set, allocate_front(space, error_scores(space, errors), levels)
+    return first_set, allocate_front(space, scores, levels)
 
 
 def _loss_at_low_bits(found: dict[str, Any]) -> float:

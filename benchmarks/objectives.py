@@ -20,7 +20,7 @@ from qsearch.plugins.capabilities import SupportsExampleCount
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
 from qsearch.search.initial_set import initial_configurations
-from qsearch.search.layer_scores import weighted_scores
+from qsearch.search.layer_scores import error_scores, weighted_scores
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.spec.study_spec import load_spec
 from qsearch.storage.checkpoints import read_adapter, write_adapter
@@ -167,9 +167,8 @@ def _quantization_error(components: StudyComponents) -> Floats:
 
 def _training_set(components: StudyComponents) -> list[Integers]:
     generator = np.random.default_rng([components.spec.seed, 0])
-    wanted = initial_configurations(
-        components.space, _quantization_error(components), 24, BITS, generator
-    )
+    space, error = components.space, _quantization_error(components)
+    wanted = initial_configurations(space, error, error_scores(space, error), 24, BITS, generator)
     return [index for _, index in wanted]
 
 

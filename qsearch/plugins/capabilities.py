@@ -137,6 +137,19 @@ class SupportsEmbeddings(Protocol):
 
 
 @runtime_checkable
+class SupportsFixedSensitivity(Protocol):
+    """Optional for trainers. With it, sensitivities may be known before the first set is made."""
+
+    @property
+    def sensitivity_is_fixed(self) -> bool:
+        """Whether sensitivities are those of the loaded model, whatever the set and the round.
+
+        They are then asked for with an empty set.
+        """
+        ...
+
+
+@runtime_checkable
 class SupportsFullPrecision(Protocol):
     """Optional for trainers. With it, a study reports what quantization costs.
 
@@ -149,19 +162,6 @@ class SupportsFullPrecision(Protocol):
 
         What belongs to a single configuration is left out. Neither the state nor later evaluations
         change.
-        """
-        ...
-
-
-@runtime_checkable
-class SupportsLoadedModel(Protocol):
-    """Optional for trainers. With it, ``qsearch evaluate`` has the loaded model to compare with."""
-
-    def evaluate_loaded(self, split: Split) -> Evaluation | None:
-        """Evaluate the model as it is loaded, without an adapter.
-
-        None where that means nothing, such as with a head that has to be trained. Later evaluations
-        do not change.
         """
         ...
 

@@ -10,6 +10,7 @@ from qsearch.plugins.evaluation import Evaluation, ReferenceScores
 from qsearch.plugins.protocols import Scores, Split
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 
@@ -58,6 +59,24 @@ class SupportsDistillation(SupportsReference, Protocol):
         """Return KL(reference ‖ model) of each example (n), nats, with its graph to the logits.
 
         The reference is what :meth:`reference_outputs` returned for the batch.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsDrawnLabels(Protocol):
+    """Optional for tasks. With it, sensitivities can be those of the model's own distribution.
+
+    Gradients under labels that the model itself draws give its Fisher information, which is the
+    Hessian of the divergence from it.
+    """
+
+    def draw_labels(
+        self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> Mapping[str, Tensor]:
+        """Return the batch with labels drawn from the distributions that logits give.
+
+        The generator is one of the CPU. Where no loss is of a label, it stays.
         """
         ...
 

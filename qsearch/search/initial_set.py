@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
 from qsearch.search.allocation import allocate_front
-from qsearch.search.layer_scores import error_scores
 from qsearch.search.pareto import non_dominated
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
@@ -24,18 +25,20 @@ configuration, distinct and inside the interval of average bits."""
 def initial_configurations(
     space: ConfigurationSpace,
     quantization_error: Floats,
+    scores: Floats,
     count: int,
     bits: tuple[float, float],
     generator: np.random.Generator,
+    wanted: Sequence[float] = (),
 ) -> FirstSet:
     """Return the first set: uniform configurations, allocated ones, then random ones.
 
     A third are uniform, of the layer configurations that are non-dominated in storage bits and mean
     error: those of fewest bits for each value of the first knob, which are a study's baselines (at
-    most half of the set), and some spread evenly over average bits. A third are allocations for
-    budgets spread evenly; before training, they know of relative squared errors only (layers ×
-    choices). The rest are spread uniformly over average bits. There are fewer than ``count`` only
-    where the interval holds few.
+    most half of the set), and some spread evenly over average bits. A third, or as many as average
+    bits are wanted, are allocations by scores (groups × choices): for what is wanted, then for
+    budgets spread evenly. The rest are spread uniformly over average bits. There are fewer than
+    ``count`` only where the interval holds few.
     """
     members = _Members(space, bits)
     ladder = _uniform_ladder(space, quantization_error, bits)
@@ -45,9 +48,9 @@ def initial_configurations(
     for target in np.linspace(bits[0], bits[1], uniform) if len(ladder) else ():
         if len(members.by_key) < uniform:
             members.add_uniform(ladder[np.abs(space.bits_table[ladder] - target).argmin()])
-    allocations = min(max(count // 3, 1), count - len(members.by_key))
-    budgets = np.linspace(*bits, allocations + 1)[1:].tolist()
-    allocated = allocate_front(space, error_scores(space, quantization_error), budgets)
+    allocations = min(max(count // 3, len(wanted), 1), max(count - len(members.by_key), 0))
+    spread = np.linspace(*bits, allocations + 1)[1:].tolist()
+    allocated = allocate_front(space, scores, [*wanted, *spread][:allocations])
     for index in allocated[space.within(allocated, bits)]:
         members.add("allocated", index)
     members.add_random(count, generator)
@@ -72,6 +75,7 @@ def most_uniform(
 def named_configurations(
     space: ConfigurationSpace,
     quantization_error: Floats,
+    scores: Floats,
     initial: InitialSpec,
     bits: tuple[float, float],
     generator: np.random.Generator,
@@ -82,7 +86,6 @@ def named_configurations(
     ladder = _uniform_ladder(space, quantization_error, bits)
     for budget in initial.uniform:
         members.add_uniform(ladder[space.bits_table[ladder] <= budget][-1])
-    scores = error_scores(space, quantization_error)
     for budget in initial.allocated:
         allocated = allocate_front(space, scores, [budget])
         inside = allocated[space.within(allocated, bits)]

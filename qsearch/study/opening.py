@@ -48,6 +48,7 @@ from qsearch.storage.round_state import RoundState
 from qsearch.storage.session_files import read_sessions, write_sessions
 from qsearch.storage.study_record import read_facts
 from qsearch.study.file_bytes import FileBytes, SearchSize
+from qsearch.study.proxy_scores import first_scores
 from qsearch.study.recipes import Recipes, new_rows, recipe_rows
 from qsearch.study.results import save_record, study_table
 from qsearch.study.running_study import RunningStudy
@@ -200,10 +201,12 @@ def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:
     search, space = study.spec.search, study.components.space
     generator = np.random.default_rng([study.spec.seed, 0])
     error, initial, bits = study.quantization_error, search.initial, study.size.bits
+    scores = first_scores(study)
     if isinstance(initial, InitialSpec):
-        rows = named_configurations(space, error, initial, bits, generator)
+        rows = named_configurations(space, error, scores, initial, bits, generator)
     else:
-        rows = initial_configurations(space, error, initial, bits, generator)
+        wanted = study.size.budgets
+        rows = initial_configurations(space, error, scores, initial, bits, generator, wanted)
     # After all others, whose draws do not depend on recipes.
     rows = new_rows(rows, recipe_rows(space, recipes, bits))
     require_two(rows, _interval_text(search, bits))

@@ -7,10 +7,23 @@ from collections.abc import Sequence
 
 from qsearch._arrays import Floats
 from qsearch.monitoring.events import EventKind
-from qsearch.search.layer_scores import weighted_scores
+from qsearch.plugins.capabilities import SupportsFixedSensitivity
+from qsearch.search.layer_scores import error_scores, weighted_scores
 from qsearch.storage.measurements import read_measurement, write_measurement
 from qsearch.storage.paths import layer_scores_name, measurement_path, sensitivity_name
 from qsearch.study.running_study import RunningStudy
+
+
+def first_scores(study: RunningStudy) -> Floats:
+    """Return the scores (groups × choices) that the first set's allocations go by.
+
+    What an adapter makes of an error is unknown before it is trained, so errors of all weights
+    count the same. Fixed sensitivities are measured now, for round 1, too.
+    """
+    trainer = study.components.trainer
+    if isinstance(trainer, SupportsFixedSensitivity) and trainer.sensitivity_is_fixed:
+        return round_scores(study, 1, (), is_unchanged=False)
+    return error_scores(study.components.space, study.quantization_error)
 
 
 def round_scores(

@@ -25,6 +25,9 @@ from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.training.study_model import StudyModel
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from qsearch_coalora.llama_cpp.evaluating import FileEvaluations
 
 
@@ -116,6 +119,26 @@ class PTQTrainer(AdapterTrainer):
             self._files.evaluate(self.export_job(configuration), split, reference)
             for configuration in configurations
         )
+
+    @property
+    def sensitivity_is_fixed(self) -> bool:
+        """Whether nothing is trained, so that sensitivities are those of the loaded model."""
+        return not self._fine_tunes
+
+    def sensitivity(
+        self, configurations: Sequence[Configuration], round: int
+    ) -> npt.NDArray[np.float64]:
+        """Return the expected rise of the loss per unit of relative squared error (layers).
+
+        Where nothing is trained, what rises is the divergence from the loaded model, whatever the
+        set.
+        """
+        if self._fine_tunes:
+            return super().sensitivity(configurations, round)
+        from qsearch_coalora.training.layer_scores import sensitivities
+        from qsearch_coalora.weights.switching import FULL_PRECISION
+
+        return sensitivities(self.study, self.place, [FULL_PRECISION], round, own_labels=True)
 
     @cached_property
     def _files(self) -> FileEvaluations:

@@ -187,6 +187,19 @@ class CausalLanguageModelling:
         """Return how many tokens of each sequence are predicted."""
         return _predicted(batch)
 
+    def draw_labels(
+        self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the batch with predicted tokens drawn from the logits' distributions."""
+        import torch
+
+        labels = batch["labels"].clone()
+        for sequence, own in zip(logits.detach(), labels, strict=True):
+            probabilities = sequence[:-1].float().softmax(-1).cpu()
+            drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            own[1:] = torch.where(own[1:] == IGNORED, own[1:], drawn.to(own.device))
+        return {**batch, "labels": labels}
+
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the top of each next-token distribution (n × tokens × k).
 

@@ -214,6 +214,16 @@ class Classification:
             details["cells"] = confusion(predicted == self._positive, labels == self._positive)
         return Scores(losses, torch.ones_like(right), {"accuracy": right}, details)
 
+    def draw_labels(
+        self, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return the batch with labels drawn from the logits' distributions."""
+        import torch
+
+        probabilities = logits.detach().float().softmax(-1).cpu()
+        drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+        return {**batch, "labels": drawn.to(logits.device)}
+
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log-probability of each label (n × labels)."""
         return {"logs": logits.log_softmax(-1)}

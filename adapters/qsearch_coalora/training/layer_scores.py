@@ -10,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from qsearch.plugins.references import SupportsDrawnLabels
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.memory import clear_memory_errors
 from qsearch_coalora.tasks.batching import examples_in
@@ -28,13 +29,15 @@ def sensitivities(
     place: Callable[[Configuration], None],
     configurations: Sequence[Configuration],
     round: int,
+    own_labels: bool = False,
 ) -> npt.NDArray[np.float64]:
     """Return the expected rise of the loss per unit of relative squared error (layers).
 
     From gradients of ``calibration_batches`` training batches, each under a configuration drawn
     from the set, with the adapter as it is now.
 
-    ``place`` makes the model the one of a configuration.
+    ``place`` makes the model the one of a configuration. With ``own_labels``, the model draws the
+    labels, if the task can let it: then it is the divergence from this model that rises.
     """
     adapted, seeds = study.adapted, round_seeds(study.seed, round)
     adapted.peft_model.eval()
@@ -43,8 +46,13 @@ def sensitivities(
         len(configurations), uniform_pass, torch.Generator().manual_seed(seeds.configurations)
     )
 
+    drawing = torch.Generator().manual_seed(seeds.data)
+
     def losses(piece: Mapping[str, Tensor]) -> Tensor:
-        return score(study.task, adapted.logits(piece), piece).losses
+        logits = adapted.logits(piece)
+        if own_labels and isinstance(study.task, SupportsDrawnLabels):
+            piece = study.task.draw_labels(logits, piece, drawing)
+        return score(study.task, logits, piece).losses
 
     def runs() -> Iterator[Callable[[], Tensor]]:
         for _ in range(study.options.calibration_batches):

@@ -27,6 +27,7 @@ SPACE = make_space(2, INTEGER)
 WHOLE = make_space(1, INTEGER)
 ONE_LAYER = ConfigurationSpace(WHOLE.layers[:1], INTEGER, WHOLE.storage_bits)
 ERRORS = errors_of(SPACE)
+SCORES = error_scores(SPACE, ERRORS)
 
 
 @cache
@@ -37,7 +38,9 @@ def first_set(
     space: ConfigurationSpace = SPACE,
 ) -> list[tuple[str, Integers]]:
     generator = np.random.default_rng(seed)
-    return initial_configurations(space, errors_of(space), count, bits, generator)
+    return initial_configurations(
+        space, errors_of(space), error_scores(space, errors_of(space)), count, bits, generator
+    )
 
 
 @pytest.mark.parametrize(("count", "seed"), [(2, 0), (7, 1), (24, 0)])
@@ -77,10 +80,9 @@ def test_uniform_ones_have_the_fewest_bits_of_each_level(count: int, levels: lis
 
 def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> None:
     chosen = first_set(24)
-    scores = error_scores(SPACE, ERRORS)
     groups = np.arange(len(SPACE.groups))
     everything = np.array([index for _, index in chosen])
-    error = scores[groups, everything].sum(axis=1)
+    error = SCORES[groups, everything].sum(axis=1)
     bits = SPACE.average_bits(everything)
     allocated = [row for row, (method, _) in enumerate(chosen) if method == "allocated"]
     for row in allocated:
@@ -91,8 +93,8 @@ def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> N
 
 def test_depends_on_the_generator_alone() -> None:
     generator = np.random.default_rng(1)
-    again = initial_configurations(SPACE, ERRORS, 7, (2.25, 7.25), generator)
-    other = initial_configurations(SPACE, ERRORS, 7, (2.25, 7.25), generator)
+    again = initial_configurations(SPACE, ERRORS, SCORES, 7, (2.25, 7.25), generator)
+    other = initial_configurations(SPACE, ERRORS, SCORES, 7, (2.25, 7.25), generator)
     sets = (first_set(7, 1), again, other)
     first, same, new = (np.stack([index for _, index in each]) for each in sets)
     assert (first == same).all()
@@ -125,7 +127,7 @@ def test_an_interval_that_holds_nothing_is_refused() -> None:
 def named(**fields: object) -> list[tuple[str, Integers]]:
     generator = np.random.default_rng(0)
     initial = InitialSpec.model_validate(fields)
-    return named_configurations(SPACE, ERRORS, initial, (2.25, 7.25), generator)
+    return named_configurations(SPACE, ERRORS, SCORES, initial, (2.25, 7.25), generator)
 
 
 def test_named_uniform_ones_have_the_least_error_within_their_budgets() -> None:
@@ -140,7 +142,7 @@ def test_named_uniform_ones_have_the_least_error_within_their_budgets() -> None:
 def test_named_allocated_ones_are_the_allocators() -> None:
     (method, index), _ = named(allocated=[3.0, 5.0])
     assert method == "allocated"
-    assert np.array_equal(index, allocate(SPACE, error_scores(SPACE, ERRORS), 3.0))
+    assert np.array_equal(index, allocate(SPACE, SCORES, 3.0))
 
 
 @pytest.mark.parametrize("field", ["uniform", "allocated"])

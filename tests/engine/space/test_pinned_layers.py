@@ -17,6 +17,7 @@ from qsearch.plugins.components import build_components
 from qsearch.plugins.footprint import Footprint
 from qsearch.search.allocation import allocate, relaxed_allocations
 from qsearch.search.initial_set import initial_configurations
+from qsearch.search.layer_scores import error_scores
 from qsearch.space.configuration import LayerConfiguration
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
@@ -133,7 +134,8 @@ def test_samples_are_spread_over_average_bits_of_all_layers(
 def test_uniform_configurations_are_of_the_searched_layers() -> None:
     errors = errors_of(WHOLE)
     errors[:2] = 0  # Whatever pinned layers would lose says nothing of the others.
-    rows = initial_configurations(SPACE, errors, 12, SPACE.average_bits_range, _generator())
+    scores, bits = error_scores(SPACE, errors), SPACE.average_bits_range
+    rows = initial_configurations(SPACE, errors, scores, 12, bits, _generator())
     uniform = [SPACE.decode(index) for method, index in rows if method == "uniform"]
     assert len(uniform) > 2
     for configuration in uniform:
