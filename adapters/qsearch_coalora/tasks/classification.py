@@ -222,7 +222,7 @@ class Classification:
 
         probabilities = logits.detach().float().softmax(-1).cpu()
         drawn = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-        return {**batch, "labels": drawn.to(logits.device)}
+        return {**batch, "labels": drawn.to(batch["labels"].device)}
 
     def reference_outputs(self, logits: Tensor, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the log-probability of each label (n × labels)."""

@@ -91,6 +91,15 @@ def test_allocated_ones_spread_and_no_other_has_less_error_in_as_few_bits() -> N
     assert (counts > 0).all()
 
 
+def test_what_is_wanted_is_allocated_first() -> None:
+    generator = np.random.default_rng(0)
+    wanted = [2.6, 3.1, 4.4, 5.2]
+    rows = initial_configurations(SPACE, ERRORS, SCORES, 7, (2.25, 7.25), generator, wanted)
+    allocated = [index.tolist() for method, index in rows if method == "allocated"]
+    assert allocated == [allocate(SPACE, SCORES, budget).tolist() for budget in wanted]
+    assert len(rows) == 7
+
+
 def test_depends_on_the_generator_alone() -> None:
     generator = np.random.default_rng(1)
     again = initial_configurations(SPACE, ERRORS, SCORES, 7, (2.25, 7.25), generator)

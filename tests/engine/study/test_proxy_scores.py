@@ -10,8 +10,12 @@ import pytest
 
 from qsearch._arrays import Floats, Integers
 from qsearch.plugins.components import build_components
+from qsearch.plugins.registry import load_plugin
 from qsearch.search import searcher
+from qsearch.search.allocation import allocate
+from qsearch.search.layer_scores import error_scores, weighted_scores
 from qsearch.storage.measurements import read_layer_scores, read_measurement
+from qsearch.storage.study_record import row_configuration
 from qsearch.study.run import run_spec
 from qsearch.surrogate.features import Features
 from qsearch.surrogate.surrogate import Surrogate, fit_surrogate
@@ -49,6 +53,29 @@ def test_where_nothing_is_trained_sensitivity_is_measured_once(
     assert first is not None
     assert second is not None
     assert first.tolist() == second.tolist()
+    assert len(events_of(tmp_path, "measuring sensitivity")) == 1
+
+
+@pytest.mark.parametrize("is_fixed", [True, False])
+def test_the_first_set_is_allocated_by_sensitivities_that_are_fixed(
+    is_fixed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trains_nothing(monkeypatch)
+    plugin = load_plugin("trainers", "fake")
+    monkeypatch.setattr(plugin, "sensitivity_is_fixed", is_fixed, raising=False)
+    spec = study_spec(**SMALL | {"search__initial": 8, "search__budgets": [3.0, 4.0]})
+    record = run_spec(spec, tmp_path)
+    space = build_components(spec).space
+    error = read_measurement(tmp_path, "quantization_error")
+    sensitivity = read_measurement(tmp_path, "sensitivity-1")
+    assert error is not None
+    assert sensitivity is not None
+    by_error, measured = error_scores(space, error), weighted_scores(space, error, sensitivity)
+    first = record.trials[record.trials["round"] == 1]
+    rows = first[first["method"] == "allocated"]
+    found = [row_configuration(row) for _, row in rows.iterrows()]
+    scores = measured if is_fixed else by_error
+    assert found == [space.decode(allocate(space, scores, budget)) for budget in (3.0, 4.0)]
     assert len(events_of(tmp_path, "measuring sensitivity")) == 1
 
 
