@@ -25,9 +25,8 @@ from qsearch_coalora.settings.device import parse_device
 from qsearch_coalora.settings.options import TrainingOptions
 from qsearch_coalora.weights.cache import BoundedCache
 from qsearch_coalora.weights.input_norm import InputNorm, input_norms
-from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_coalora.weights.switching import QuantizedWeights
-from qsearch_coalora.weights.tables import table_at
+from qsearch_coalora.weights.tables import Table, table_at
 
 Batches = Iterable[Mapping[str, Tensor]]
 
@@ -180,28 +179,22 @@ class AdaptedModel:
             # PEFT makes every factor trainable when it enables the adapter again.
             self.residual.freeze()
 
-    def second_moments(self, batches: Batches, diagonal: bool) -> dict[str, Tensor]:
-        """Return the second moment of each layer's inputs in the base model, by its name.
-
-        Or the diagonals of them, for a quantizer that needs no more.
-
-        They are those of the model in full precision: what precedes a layer is quantized
-        differently in every configuration. A table has them as far as it is an output head; see
-        :meth:`~qsearch_coalora.weights.tables.Table.moment`.
-        """
+    @property
+    def named_tables(self) -> dict[str, Table]:
+        """The tables that are layers, by the layers' names."""
         others = self.layers[len(self.adapted_layers) :]
-        tables = {layer.name: table for layer, table in zip(others, self.tables, strict=True)}
-        modules = {
-            layer.name: module
-            for layer, module in zip(self.adapted_layers, self.lora_layers, strict=True)
-        }
-        modules |= {name: table.head for name, table in tables.items() if table.head is not None}
-        with self.base_model():
-            moments = second_moments(list(modules.values()), self.logits, batches, diagonal)
-        return {
-            name: tables[name].moment(moment) if name in tables else moment
-            for name, moment in zip(modules, moments, strict=True)
-        }
+        return {layer.name: table for layer, table in zip(others, self.tables, strict=True)}
+
+    @property
+    def multiplying(self) -> dict[str, nn.Linear]:
+        """The modules that multiply by the layers' weights, by the layers' names.
+
+        Of a table, it is the output head, if it is one.
+        """
+        names = [layer.name for layer in self.adapted_layers]
+        modules: dict[str, nn.Linear] = dict(zip(names, self.lora_layers, strict=True))
+        heads = {name: table.head for name, table in self.named_tables.items()}
+        return modules | {name: head for name, head in heads.items() if head is not None}
 
     def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the norm of each adapted layer's inputs in the base model, as tensors by name.

@@ -38,15 +38,15 @@ def entry_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec], options: Trai
     return adapter_bytes(layers, rank) * quantizer.choices().size if rank else 0
 
 
-def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec]) -> int:
+def moment_bytes(quantizer: Quantizer, layers: Sequence[LayerSpec], by_gradients: bool) -> int:
     """Return the bytes that moments take: one for all layers of a block that read one tensor.
 
-    A table's is that of inputs of moment 1.
+    By gradients, each layer has its own. A table's is that of inputs of moment 1.
     """
     if not needs_inputs(quantizer):
         return 0
-    firsts = [layers[group.members[0]] for group in tied_groups(layers, FUSED_ROLES)]
-    widths = [layer.shape[1] for layer in firsts]
+    groups = tied_groups(layers, () if by_gradients else FUSED_ROLES)
+    widths = [layers[group.members[0]].shape[1] for group in groups]
     if needs_diagonal(quantizer):
         return sum(widths) * _FLOAT_BYTES
     return sum(width**2 for width in widths) * _FLOAT_BYTES
@@ -59,6 +59,7 @@ def estimate_requirements(
     options: TrainingOptions,
     workload: Workload | None,
     notes: Sequence[str],
+    by_gradients: bool = False,
 ) -> Requirements:
     """Estimate the peak memory of training, and the operations of training and evaluating.
 
@@ -100,7 +101,7 @@ def estimate_requirements(
         + adapter_bytes(layers, options.rank) * _TRAINED_COPIES
         + entry_bytes(quantizer, layers, options) * _TRAINED_COPIES
         + options.cache_mebibytes * 2**20
-        + moment_bytes(quantizer, layers)
+        + moment_bytes(quantizer, layers, by_gradients)
     )
     needs = Requirements(parameters, int(memory), notes=tuple(notes))
     if workload is None:

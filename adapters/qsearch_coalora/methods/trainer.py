@@ -123,6 +123,7 @@ class AdapterTrainer(Trainer):
             study.options,
             workload,
             notes + room_note(study, workload),
+            study.is_calibrated_by_gradients,
         )
 
     def source_precision(self) -> SourcePrecision | None:

@@ -67,6 +67,7 @@ class TrainingOptions(BaseModel):
     accumulation_steps: int = Field(default=1, ge=1)
     eval_batch_size: int = Field(default=64, ge=1)
     calibration_batches: int = Field(default=8, ge=1)
+    calibrate_by: Literal["gradients", "inputs"] | None = None
     precision: Precision = "float32"
     eval_precision: Precision = "float32"
     gradient_checkpointing: bool = False

@@ -23,6 +23,15 @@ def examples_in(batch: Mapping[str, Tensor]) -> int:
     return len(next(iter(batch.values())))
 
 
+def in_pieces(batch: Mapping[str, Tensor], count: int) -> Iterator[Mapping[str, Tensor]]:
+    """Yield a batch in pieces of nearly equal size, as many as it has examples at most."""
+    import torch
+
+    size = examples_in(batch)
+    for chosen in torch.arange(size).tensor_split(min(count, size)):
+        yield {name: values[chosen] for name, values in batch.items()}
+
+
 def encode(
     tokenizer: Any, texts: Sequence[tuple[str, ...]], max_length: int
 ) -> tuple[dict[str, Tensor], ...]:

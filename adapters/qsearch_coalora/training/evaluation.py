@@ -11,7 +11,7 @@ from torch import Tensor
 from qsearch.errors import EvaluationError
 from qsearch.plugins.evaluation import Evaluation
 from qsearch.plugins.protocols import Scores, Split, Task
-from qsearch.plugins.references import SupportsReference
+from qsearch.plugins.references import SupportsDrawnLabels, SupportsReference
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.device import autocast, parse_device, uses_bfloat16
 from qsearch_coalora.settings.memory import clear_memory_errors
@@ -82,6 +82,15 @@ def evaluate_full_precision(
         return evaluation_of(study.task, reference.scores, reference.seconds)
     with study.adapted.unquantized():
         return evaluate(study, lambda: None, split, reference)
+
+
+def drawn_scores(
+    task: Task, logits: Tensor, batch: Mapping[str, Tensor], generator: torch.Generator
+) -> Scores:
+    """Return the scores of labels that the model draws; of the batch's, if the task draws none."""
+    if isinstance(task, SupportsDrawnLabels):
+        batch = task.draw_labels(logits, batch, generator)
+    return score(task, logits, batch)
 
 
 def held_out_loss(study: StudyModel, configuration: Configuration) -> float:

@@ -10,17 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from qsearch.plugins.references import SupportsDrawnLabels
 from qsearch.space.configuration import Configuration
 from qsearch_coalora.settings.memory import clear_memory_errors
-from qsearch_coalora.tasks.batching import examples_in
-from qsearch_coalora.training.evaluation import score
+from qsearch_coalora.tasks.batching import in_pieces
+from qsearch_coalora.training.calibration import GRADIENT_PIECES
+from qsearch_coalora.training.evaluation import drawn_scores, score
 from qsearch_coalora.training.sampling import SetSampler, round_seeds, uniform_pass
 from qsearch_coalora.training.study_model import StudyModel
 from qsearch_coalora.weights.sensitivity import layer_sensitivities
-
-_MIN_PIECES = 4
-"""Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
 
 
 @clear_memory_errors()
@@ -50,15 +47,15 @@ def sensitivities(
 
     def losses(piece: Mapping[str, Tensor]) -> Tensor:
         logits = adapted.logits(piece)
-        if own_labels and isinstance(study.task, SupportsDrawnLabels):
-            piece = study.task.draw_labels(logits, piece, drawing)
+        if own_labels:
+            return drawn_scores(study.task, logits, piece, drawing).losses
         return score(study.task, logits, piece).losses
 
     def runs() -> Iterator[Callable[[], Tensor]]:
         for _ in range(study.options.calibration_batches):
             place(configurations[next(drawn)])
-            pieces = max(_MIN_PIECES, study.options.batch_configurations)
-            for piece in _pieces(next(batches), pieces):
+            pieces = max(GRADIENT_PIECES, study.options.batch_configurations)
+            for piece in in_pieces(next(batches), pieces):
                 yield partial(losses, piece)
 
     try:
@@ -67,10 +64,3 @@ def sensitivities(
         )
     finally:
         adapted.projections.clear()
-
-
-def _pieces(batch: Mapping[str, Tensor], count: int) -> Iterator[Mapping[str, Tensor]]:
-    """Yield a batch in pieces of nearly equal size, as many as it has examples at most."""
-    size = examples_in(batch)
-    for chosen in torch.arange(size).tensor_split(min(count, size)):
-        yield {name: values[chosen] for name, values in batch.items()}

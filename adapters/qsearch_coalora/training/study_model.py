@@ -18,10 +18,10 @@ from qsearch.plugins.capabilities import SupportsDataCheck
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.protocols import LoadedModel, Quantizer, Split, Task
 from qsearch.plugins.quantizer_capabilities import (
-    needs_diagonal,
     needs_inputs,
     storage_bits_of,
 )
+from qsearch.plugins.references import SupportsReference
 from qsearch.space.configuration import Configuration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
@@ -130,20 +130,26 @@ class StudyModel:
     def adapted(self) -> AdaptedModel:
         """The adapted model, complete; reading it loads the model and the data."""
         from qsearch_coalora.adapter.adapted_model import AdaptedModel
+        from qsearch_coalora.training.calibration import calibrate
 
         with clear_memory_errors():
             adapted = AdaptedModel(
                 self.loaded, self.layers, self.quantizer, self.options, self.shape, self.seed
             )
             if needs_inputs(self.quantizer):
-                diagonal = needs_diagonal(self.quantizer)
-                moments = self.measured(
-                    "second moments of the layers' inputs",
-                    lambda: adapted.second_moments(self.calibration_batches(), diagonal),
-                )
-                adapted.weights.calibrate(moments)
+                calibrate(self, adapted)
             self.complete(adapted)
             return adapted
+
+    @property
+    def is_calibrated_by_gradients(self) -> bool:
+        """Whether tokens count by gradients where a quantizer needs the layers' inputs.
+
+        Of itself, where the loaded model's outputs mean something.
+        """
+        if self.options.calibrate_by is not None:
+            return self.options.calibrate_by == "gradients"
+        return isinstance(self.task, SupportsReference) and self.task.reference == "loaded"
 
     def measured(
         self, name: str, measure: Callable[[], Mapping[str, Tensor]]

@@ -11,11 +11,11 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from qsearch_coalora.adapter.adapted_model import AdaptedModel
 from qsearch_coalora.estimation.requirements import moment_bytes
 from qsearch_coalora.methods.coa_lora import CoALoRATrainer
 from qsearch_coalora.methods.shared_lora import SharedLoRATrainer
 from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.training import calibration
 from qsearch_coalora.weights.layer_inputs import second_moments
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
@@ -74,7 +74,7 @@ def test_layers_that_read_one_tensor_share_its_moment(make: Make) -> None:
         assert by_role[block, "key"] is by_role[block, "value"] is query
         assert by_role[block, "attention_output"] is not query
     kept = {id(moment): moment.nbytes for moment in moments}
-    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers())
+    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers(), False)
 
 
 def test_layers_that_share_only_some_inputs_have_their_own_moments() -> None:
@@ -125,8 +125,8 @@ def test_a_quantizer_that_needs_diagonals_takes_their_memory_alone(make: Make) -
     moments = trainer.study.adapted.weights.moments
     assert {moment.shape for moment in moments if moment is not None} == {(32,), (64,)}
     kept = {id(moment): moment.nbytes for moment in moments if moment is not None}
-    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers())
-    assert moment_bytes(trainer.study.quantizer, trainer.layers()) == 2 * (3 * 32 + 64) * 4
+    assert sum(kept.values()) == moment_bytes(trainer.study.quantizer, trainer.layers(), False)
+    assert moment_bytes(trainer.study.quantizer, trainer.layers(), False) == 2 * (3 * 32 + 64) * 4
     assert None not in trainer.study.adapted.input_sizes()
 
 
@@ -138,7 +138,7 @@ def test_one_module_that_reads_the_same_tensor_twice_counts_it_twice() -> None:
 
 
 def test_rounding_to_nearest_measures_nothing(make: Make) -> None:
-    with mock.patch.object(AdaptedModel, "second_moments") as measure:
+    with mock.patch.object(calibration, "calibrate") as measure:
         make(plugin=integer("nearest")).study.adapted  # noqa: B018
     assert not measure.called
 

@@ -191,7 +191,7 @@ def test_parts_of_a_batch_give_the_sensitivities_of_the_whole(
 ) -> None:
     found = []
     for parts in (1, 4):
-        monkeypatch.setattr(layer_scores, "_MIN_PIECES", parts)
+        monkeypatch.setattr(layer_scores, "GRADIENT_PIECES", parts)
         trainer = make_trainer(calibration_batches=2)
         found.append(trainer.sensitivity([make_configuration(trainer, 0)], 1))
     assert found[0] == pytest.approx(found[1], rel=1e-4)
