@@ -18,7 +18,9 @@ GGUF_BUDGET := --bytes 91MB
 demo-gguf: $(VENV)/.ready-gguf
 	$(BIN)/qsearch run studies/smollm2-gguf.yaml --out runs/smollm2-gguf
 	$(BIN)/qsearch export runs/smollm2-gguf $(GGUF_BUDGET) --format gguf --to runs/smollm2-gguf-file
-	$(BIN)/qsearch evaluate runs/smollm2-gguf $(GGUF_BUDGET) --in llama.cpp
+	trial=$$($(BIN)/python -c "import json; \
+	print(json.load(open('runs/smollm2-gguf-file/qsearch.json'))['trial'])") && \
+	$(BIN)/qsearch evaluate runs/smollm2-gguf --trial $$trial --in llama.cpp
 
 # Packages of the system are installed while those of Python are; the code is checked while it is tested.
 test:

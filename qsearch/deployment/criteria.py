@@ -30,6 +30,12 @@ class Criteria:
     within: float | None = None
     tokens_per_second: float | None = None
 
+    @property
+    def budget_bytes(self) -> float | None:
+        """Most bytes of weight files, if they are what is budgeted."""
+        budget = self.budget
+        return budget.limit if budget is not None and budget.kind == "bytes" else None
+
     def row(self, record: StudyRecord, directory: Path) -> pd.Series:
         """Return the row of the last finished round that is picked.
 

@@ -6,7 +6,7 @@ import shutil
 import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -178,10 +178,32 @@ class _Writer:
         job = self.trainer.export_job(row_configuration(row))
         return self.storage.job(job, self.exporter)
 
+    def fitting(self, criteria: Criteria, row: pd.Series, directory: Path) -> pd.Series:
+        """Return the best row whose files keep a budget of bytes, from the row that is picked.
+
+        A study's own bytes are those of the format ``packed``; files of others may be larger.
+
+        Raises:
+            InputError: If no file that the exporter can measure is within the budget.
+        """
+        exporter, rows = self.exporter, self.record.trials
+        if criteria.budget_bytes is None or not isinstance(exporter, SupportsDryRun):
+            return row
+        while (
+            nbytes := sum(exporter.weight_bytes(self.job(row)).values())
+        ) > criteria.budget_bytes:
+            rows = rows[rows["average_bits"] < row["average_bits"]]
+            try:
+                row = criteria.row(replace(self.record, trials=rows), directory)
+            except InputError:  # There is no smaller one.
+                self.require_within(criteria, row, nbytes)
+        return row
+
     def require_within(self, criteria: Criteria, row: pd.Series, nbytes: int) -> None:
         """Raise InputError if a row's weight files take more than a budget of bytes."""
         budget = criteria.budget
-        if budget is not None and budget.kind == "bytes" and nbytes > budget.limit:
+        if criteria.budget_bytes is not None and nbytes > criteria.budget_bytes:
+            assert budget is not None
             raise InputError(
                 f"{budget} is for the format 'packed' with --dtype {OWN_TYPE}: as {self.format!r}"
                 f" with --dtype {self.storage.dtype}, trial {row['trial']} takes"
@@ -242,7 +264,9 @@ def _prepared(
     # Of the data, the study keeps what an export needs.
     own_inputs(directory, record, components, splits=())
     load_last_state(directory, record, components.trainer)
-    return _Writer(record, components.trainer, format, exporter, show, storage), rows
+    writer = _Writer(record, components.trainer, format, exporter, show, storage)
+    picked = zip(criteria, rows, strict=True)
+    return writer, [writer.fitting(own, row, directory) for own, row in picked]
 
 
 @contextmanager
@@ -262,7 +286,9 @@ def _whole_folder(to: Path) -> Iterator[Path]:
         if not whole.exists():
             partial.replace(whole)
             return
-        for path in partial.iterdir():  # Into the folder: it may be where a disk is mounted.
+        # Into the folder: it may be where a disk is mounted. What says that all is there is last.
+        said = (FACTS_FILE, INDEX_FILE)
+        for path in sorted(partial.iterdir(), key=lambda path: path.name in said):
             shutil.move(path, whole / path.name)
     except (OSError, SafetensorError) as error:
         # Errors of reading name deserializing; they are not the folder's.

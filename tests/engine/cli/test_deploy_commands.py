@@ -19,11 +19,17 @@ import pytest
 from qsearch.deployment.budgets import Budget
 from qsearch.deployment.criteria import Criteria
 from qsearch.deployment.exporting import export_configuration
-from qsearch.deployment.selection import best_under
+from qsearch.deployment.selection import best_among, best_under
 from qsearch.plugins.digests import ExamplesDigest, Inputs
 from qsearch.plugins.registry import load_plugin
 from qsearch.storage.paths import FOOTPRINT_FILE
-from qsearch.storage.study_record import StudyRecord, read_study, row_values, write_study
+from qsearch.storage.study_record import (
+    StudyRecord,
+    read_study,
+    row_configuration,
+    row_values,
+    write_study,
+)
 from tests.engine.fake_study import in_child, of_objective
 
 
@@ -445,6 +451,39 @@ def test_an_export_that_does_not_end_leaves_no_folder(
     out = exported("--bits", "4")
     assert read_json(out / "configuration.json")
     assert {path.name for path in tmp_path.iterdir()} == {"out"}
+
+
+def test_facts_come_last_into_a_folder_that_is_there(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moved: list[str] = []
+    monkeypatch.setattr(shutil, "move", lambda path, _: moved.append(path.name))
+    (tmp_path / "out").mkdir()
+    export_configuration(finished, Criteria(Budget("bits", 4.0)), tmp_path / "out", "json")
+    assert sorted(moved) == ["configuration.json", "qsearch.json"]
+    assert moved[-1] == "qsearch.json"
+
+
+@pytest.mark.parametrize("run", [["--dry-run"], ["--to", "out"]])
+def test_bytes_are_those_of_the_file_in_its_own_format(
+    run: list[str], qsearch, finished: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = 40
+
+    def weight_bytes(self: object, job: Any) -> dict[str, int]:
+        rows = record.latest
+        own = [row_configuration(row) == job.configuration for _, row in rows.iterrows()]
+        return {"configuration.json": int(rows[own]["bytes"].iloc[0]) + more}
+
+    monkeypatch.setattr(load_plugin("exporters", "json"), "weight_bytes", weight_bytes)
+    sizes = sorted(record.latest["bytes"].astype(int))
+    middle, least = sizes[len(sizes) // 2], sizes[0]
+    fitting = record.latest[record.latest["bytes"] + more <= middle]
+    expected = int(best_among(fitting)["trial"])
+    arguments = ["export", finished, "--format", "json"]
+    assert f"trial {expected}" in qsearch(*arguments, "--bytes", str(middle), *run).output
+    errors = qsearch(*arguments, "--bytes", str(least + more - 1), "--dry-run").refused()
+    assert f"takes {least + more} bytes" in errors
 
 
 def test_a_sweep_writes_one_folder_for_each_configuration(exported, record: StudyRecord) -> None:
