@@ -14,13 +14,12 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/qsearch run studies/quickstart.yaml --out runs/quickstart
 
 # From a GGUF file to a smaller one, which llama.cpp then runs.
-GGUF_BUDGET := --bytes 91MB
+GGUF := runs/smollm2-gguf
+GGUF_TRIAL := $(BIN)/python -c "import json; print(json.load(open('$(GGUF)-file/qsearch.json'))['trial'])"
 demo-gguf: $(VENV)/.ready-gguf
-	$(BIN)/qsearch run studies/smollm2-gguf.yaml --out runs/smollm2-gguf
-	$(BIN)/qsearch export runs/smollm2-gguf $(GGUF_BUDGET) --format gguf --to runs/smollm2-gguf-file
-	trial=$$($(BIN)/python -c "import json; \
-	print(json.load(open('runs/smollm2-gguf-file/qsearch.json'))['trial'])") && \
-	$(BIN)/qsearch evaluate runs/smollm2-gguf --trial $$trial --in llama.cpp
+	$(BIN)/qsearch run studies/smollm2-gguf.yaml --out $(GGUF)
+	test -d $(GGUF)-file || $(BIN)/qsearch export $(GGUF) --bytes 91MB --format gguf --to $(GGUF)-file
+	trial=$$($(GGUF_TRIAL)) && $(BIN)/qsearch evaluate $(GGUF) --trial $$trial --in llama.cpp
 
 # Packages of the system are installed while those of Python are; the code is checked while it is tested.
 test:

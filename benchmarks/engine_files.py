@@ -54,6 +54,7 @@ class Measured:
     nbytes: int
     bits: float
     kl: float
+    kl_error: float
     same_top: float
     perplexity: float
     sequences: tuple[float, ...]
@@ -63,7 +64,7 @@ class Measured:
 def measure(plan: Path, folder: Path) -> dict[str, Any]:
     """Make the presets' files, search, and measure both in llama.cpp."""
     spec = load_spec(plan, (), environment())
-    presets, budgets = make_presets(spec, folder)
+    presets, left_out, budgets = make_presets(spec, folder)
     search = spec.search.model_copy(update={"budgets": budgets})
     run_spec(spec.model_copy(update={"search": search}), folder / "study")
     record = read_study(folder / "study")
@@ -71,7 +72,9 @@ def measure(plan: Path, folder: Path) -> dict[str, Any]:
     bits_within, pairs = bits_within_file(trainer), list[Pair]()
     for preset, path in presets.items():
         own = _best_within(record, bits_within(path.stat().st_size))
-        if own is not None:
+        if own is None:
+            left_out[preset] = "smaller than every file of the study"
+        else:
             pairs.append(Pair(preset, path, int(own["trial"]), row_configuration(own)))
     kept = Kept(folder / "measured.json")
     files = [{"preset": one.preset, **one.measure(trainer, kept)} for one in pairs]
@@ -79,8 +82,10 @@ def measure(plan: Path, folder: Path) -> dict[str, Any]:
         "minutes": 60 * Clock(folder / "study").hours,
         "evaluations": len(record.trials),
         "files": files,
+        "left out": left_out,
     }
     if plan.stem in WHOLE_TEST:
+        assert {one.preset for one in pairs} >= set(FINAL), "one of the final five is left out"
         del trainer
         gc.collect()
         trainer = _trainer(load_spec(plan, WHOLE_TEXT, environment()))
@@ -122,18 +127,21 @@ def _trainer(spec: StudySpec) -> PTQTrainer:
     return trainer
 
 
-def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[float, ...]]:
+def make_presets(
+    spec: StudySpec, folder: Path
+) -> tuple[dict[str, Path], dict[str, str], tuple[float, ...]]:
     """Make the files of presets, and return them, with their sizes in average bits of the study.
 
     A preset that llama.cpp refuses for this model is left out, and so is one of the same tensors
-    as another before it. Sizes outside of the interval that is searched are left out.
+    as another before it; why, is returned by preset. Sizes outside of the interval that is searched
+    are left out.
     """
     trainer, model = _trainer(spec), locate_model(spec.model)
     assert model.gguf_file is not None
     source, unquantized = Path(model.path) / model.gguf_file, folder / "F32.gguf"
     if not unquantized.is_file():
         quantize(source, unquantized, "F32")
-    files: dict[bytes, tuple[str, Path]] = {}
+    files, left_out = dict[bytes, tuple[str, Path]](), dict[str, str]()
     matrix = importance_matrix(trainer, source)
     for preset in PRESETS:
         path = folder / f"{preset}.gguf"
@@ -141,9 +149,11 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
             if not path.is_file():
                 quantize(unquantized, path, preset, matrix)
         except RuntimeError as error:
-            print(f"{preset}: {error}", flush=True)
+            left_out[preset] = f"llama.cpp: {error}"
             continue
-        files.setdefault(_tensors_digest(path), (preset, path))
+        first, _ = files.setdefault(_tensors_digest(path), (preset, path))
+        if first != preset:
+            left_out[preset] = f"has the tensors of {first}"
     assert spec.search.bits is not None
     low, high = spec.search.bits
     presets, bits_within = dict(files.values()), bits_within_file(trainer)
@@ -151,7 +161,7 @@ def make_presets(spec: StudySpec, folder: Path) -> tuple[dict[str, Path], tuple[
     budgets = tuple(one for one in bits if low < one <= high)
     del trainer
     gc.collect()
-    return presets, budgets
+    return presets, left_out, budgets
 
 
 def _tensors_digest(path: Path) -> bytes:
@@ -224,6 +234,7 @@ def in_engine(trainer: PTQTrainer, path: Path) -> dict[str, Any]:
         nbytes=nbytes,
         bits=8 * nbytes / weights,
         kl=result.metrics["kl"].value,
+        kl_error=result.metrics["kl"].standard_error,
         same_top=result.metrics["same_top"].value,
         perplexity=result.metrics["perplexity"].value,
         sequences=result.examples.metrics["kl"],
