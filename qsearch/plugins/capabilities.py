@@ -12,6 +12,7 @@ from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.footprint import Footprint
 from qsearch.plugins.harness import RunHarness
 from qsearch.plugins.protocols import (
+    Measured,
     Progress,
     Quantizer,
     Split,
@@ -299,6 +300,19 @@ class SupportsQuantizerCheck(Protocol):
 
         Raises:
             InputError: If it cannot; the message says what the format needs.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsTaskCheck(Protocol):
+    """Optional for exporters. With it, formats for models of one kind are refused at once."""
+
+    def require_task(self, task: Measured) -> None:
+        """Check that the format can hold the models of a task.
+
+        Raises:
+            InputError: If it cannot; the message says for which models the format is.
         """
         ...
 

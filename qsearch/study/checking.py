@@ -13,6 +13,7 @@ from qsearch.plugins.capabilities import (
     SupportsDataCheck,
     SupportsQuantizerCheck,
     SupportsSpaceCheck,
+    SupportsTaskCheck,
 )
 from qsearch.plugins.components import StudyComponents, build_components, readable_choices
 from qsearch.plugins.formats import load_exporter
@@ -105,6 +106,8 @@ def _format_notes(components: StudyComponents, format: str) -> Sequence[str]:
     exporter = load_exporter(format, spec.trainer.name, spec.quantizer.name)
     if isinstance(exporter, SupportsQuantizerCheck):
         exporter.require_quantizer(quantizer)
+    if isinstance(exporter, SupportsTaskCheck):
+        exporter.require_task(components.task)
     if not isinstance(exporter, SupportsSpaceCheck):
         return ()
     return exporter.require_space(spec.model, quantizer, components.space)

@@ -8,9 +8,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from qsearch.errors import InputError
+
 if TYPE_CHECKING:
     from qsearch.plugins.exporters import ExportJob
-    from qsearch.plugins.protocols import Quantizer
+    from qsearch.plugins.protocols import Measured, Quantizer
     from qsearch.space.configuration_space import ConfigurationSpace
     from qsearch.spec.sections import ModelSpec
     from qsearch_coalora.export.job import AdapterJob
@@ -159,6 +161,16 @@ class GGUFExporter(_Format):
         from qsearch_coalora.export.ggml_weights import require_ggml_types
 
         require_ggml_types(quantizer, "gguf")
+
+    def require_task(self, task: Measured) -> None:
+        """Check that its models predict tokens."""
+        from qsearch_coalora.models.loading import CAUSAL, HEADLESS
+
+        if getattr(task, "auto_class", HEADLESS) != CAUSAL:
+            raise InputError(
+                f"--format gguf is for causal language models; task {task.name!r} loads another"
+                " model, whose head the file would lack"
+            )
 
     def require_space(
         self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace

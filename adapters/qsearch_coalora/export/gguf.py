@@ -21,7 +21,7 @@ from qsearch_coalora.export.cards import write_card
 from qsearch_coalora.export.ggml_weights import layer_blocks, planned_type, require_ggml_types
 from qsearch_coalora.export.gguf_file import FileOriginal, unread_parts
 from qsearch_coalora.export.gguf_model import TYPES, ModelOriginal
-from qsearch_coalora.export.gguf_original import FORMAT, Original, gguf_names
+from qsearch_coalora.export.gguf_original import FORMAT, Original, layer_tensors
 from qsearch_coalora.export.job import AdapterJob, auto_class
 from qsearch_coalora.export.llama_tokens import compare_tokens, is_installed, unlike_text
 from qsearch_coalora.models.loading import CAUSAL
@@ -156,24 +156,12 @@ def _plan(job: AdapterJob) -> _Plan:
         original = ModelOriginal(job)
     else:
         original = FileOriginal(job, Path(source.path) / source.gguf_file)
-    names = _layer_names(job, original)
+    known = {tensor.name for tensor in original.tensors}
+    names = layer_tensors(original.architecture, original.blocks, known, job.paths)
     kinds = {
         name: (position, planned_type(job, position, FORMAT)) for position, name in enumerate(names)
     }
     return _Plan(gguf, original, names, kinds)
-
-
-def _layer_names(job: AdapterJob, original: Original) -> list[str]:
-    """Return the name that each layer's weight has in the file, in layer order."""
-    named = gguf_names(original.architecture, original.blocks)
-    known = {tensor.name for tensor in original.tensors}
-    names = []
-    for path in job.paths:
-        name = named(f"{path}.weight")
-        if name not in known:
-            raise InputError(f"--format {FORMAT}: the file has no tensor of layer {path!r}")
-        names.append(name)
-    return names
 
 
 def _model_writer(plan: _Plan, job: AdapterJob, path: Path) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from qsearch.errors import InputError
 from qsearch_coalora.export.gguf_architectures import ROPE_FACTORS
-from qsearch_coalora.export.gguf_original import FORMAT, OriginalTensor
+from qsearch_coalora.export.gguf_original import FORMAT, OriginalTensor, layer_tensors
 from qsearch_coalora.export.job import AdapterJob
 
 _NOT_COPIED = ("general.architecture", "general.file_type")
@@ -81,6 +82,16 @@ class FileOriginal:
             f"--format {FORMAT}: the model's layer {layer.name!r} is not the file's {name!r}, nor"
             " its rows in another known order"
         )
+
+
+def require_layers(path: Path, layers: Iterable[str]) -> None:
+    """Raise InputError if a file has no tensor of some layer, by the paths of all of them."""
+    import gguf
+
+    reader = gguf.GGUFReader(path)
+    architecture = str(reader.fields["general.architecture"].contents())
+    blocks = int(reader.fields[f"{architecture}.block_count"].contents())
+    layer_tensors(architecture, blocks, {tensor.name for tensor in reader.tensors}, layers)
 
 
 def unread_parts(path: Path) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from torch import Tensor
+
+from qsearch.errors import InputError
 
 FORMAT = "gguf"
 
@@ -53,5 +55,24 @@ def gguf_names(architecture: str, blocks: int) -> Callable[[str], str | None]:
     import gguf
 
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
+    if architecture not in numbers:
+        raise InputError(f"--format {FORMAT}: gguf has no names for architecture {architecture!r}")
     mapping = gguf.get_tensor_name_map(numbers[architecture], blocks)
     return lambda name: mapping.get_name(name, try_suffixes=(".weight", ".bias"))
+
+
+def layer_tensors(
+    architecture: str, blocks: int, known: Collection[str], paths: Iterable[str]
+) -> list[str]:
+    """Return the names that layers' weights have among a file's tensors, by the layers' paths.
+
+    Raises:
+        InputError: If the file has no such tensor.
+    """
+    named, names = gguf_names(architecture, blocks), []
+    for path in paths:
+        name = named(f"{path}.weight")
+        if name not in known:
+            raise InputError(f"--format {FORMAT}: the file has no tensor of layer {path!r}")
+        names.append(str(name))
+    return names

@@ -14,12 +14,12 @@ from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 from qsearch_coalora.export.ggml_weights import TYPES, weight_type
 from qsearch_coalora.export.gguf_architectures import architecture_of
-from qsearch_coalora.export.gguf_file import unread_parts
+from qsearch_coalora.export.gguf_file import require_layers, unread_parts
 from qsearch_coalora.export.gguf_model import add_description
 from qsearch_coalora.export.gguf_original import FORMAT
 from qsearch_coalora.export.gguf_vocabulary import vocabulary_of
 from qsearch_coalora.export.llama_tokens import compare_tokens, is_installed
-from qsearch_coalora.models.loading import load_config
+from qsearch_coalora.models.loading import headed_paths, load_config
 from qsearch_coalora.models.source import locate_model
 from qsearch_coalora.models.tokenizers import load_tokenizer
 
@@ -35,7 +35,13 @@ def require_space(model: ModelSpec, quantizer: Quantizer, space: ConfigurationSp
         InputError: If it does not; the message names layers, or says what llama.cpp lacks.
     """
     _require_types(quantizer, space)
-    return require_model(model)
+    try:
+        notes = require_model(model)
+        _require_tensors(model, space)
+    except InputError as error:
+        names = ", ".join(layer.name for layer in space.layers[:2])
+        raise InputError(f"{error} (the study's {len(space.layers)} layers: {names}, …)") from error
+    return notes
 
 
 def require_model(model: ModelSpec) -> list[str]:
@@ -60,6 +66,16 @@ def require_model(model: ModelSpec) -> list[str]:
         "whether llama.cpp makes the same tokens of text is not known: install the extra gguf, and"
         " check again"
     ]
+
+
+def _require_tensors(model: ModelSpec, space: ConfigurationSpace) -> None:
+    """Refuse a GGUF source without a tensor of some layer."""
+    source = locate_model(model)
+    if source.gguf_file is None:  # The export writes a tensor for each layer.
+        return
+    config, _ = load_config(model)
+    _, paths = headed_paths(config, model, space.layers)
+    require_layers(Path(source.path) / source.gguf_file, paths.values())
 
 
 def _require_types(quantizer: Quantizer, space: ConfigurationSpace) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from qsearch_quantizers.libraries.optional import optional_module
 
 from qsearch.errors import InputError
 from qsearch.models.discovery import discover_tables
+from qsearch.space.layers import HEAD, LayerSpec
 from qsearch.spec.sections import REMOTE_CODE, ModelSpec
 from qsearch_coalora.models.architectures import ModelShape, known_shape, known_tables
 from qsearch_coalora.models.model_shape import shape_of
@@ -98,6 +99,20 @@ def _config_from_fields(given: Mapping[str, Any]) -> Any:
         raise InputError(
             f"model.config: model_type {model_type!r} cannot be used: {first_line(error)}"
         ) from error
+
+
+def headed_paths(
+    config: Any, model: ModelSpec, layers: Sequence[LayerSpec]
+) -> tuple[str, dict[str, str]]:
+    """Return what precedes a path in a model with a head, and layers' paths there by their names.
+
+    The model is not loaded.
+    """
+    own = getattr(skeleton(config, model), "base_model_prefix", "")
+    prefix = f"{own}." if own else ""
+    return prefix, {
+        layer.name: layer.name if layer.role == HEAD else prefix + layer.name for layer in layers
+    }
 
 
 def skeleton(config: Any, model: ModelSpec | None = None, auto_class: str = HEADLESS) -> nn.Module:

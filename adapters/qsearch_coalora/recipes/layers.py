@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from qsearch.plugins.exporters import ExportJob
 from qsearch.plugins.recipes import RecipeTarget
-from qsearch.space.layers import EMBEDDING, HEAD, LayerSpec
+from qsearch.space.layers import EMBEDDING, LayerSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,15 +48,11 @@ def layer_paths(target: RecipeTarget, text: str) -> dict[str, str]:
 
     Without, where the recipe names layers so. The model is not loaded.
     """
-    from qsearch_coalora.models.loading import load_config, skeleton
+    from qsearch_coalora.models.loading import headed_paths, load_config
 
     config, _ = load_config(target.model)
-    prefix = getattr(skeleton(config, target.model), "base_model_prefix", "")
+    prefix, paths = headed_paths(config, target.model, target.layers)
     plain = text.replace("\\", "")  # Of regular expressions.
-    is_headless = f"{prefix}." not in plain and any(one.name in plain for one in target.layers)
-    if not prefix or is_headless:
+    if prefix not in plain and any(one.name in plain for one in target.layers):
         return {layer.name: layer.name for layer in target.layers}
-    return {
-        layer.name: layer.name if layer.role == HEAD else f"{prefix}.{layer.name}"
-        for layer in target.layers
-    }
+    return paths

@@ -109,8 +109,12 @@ class LlamaQuantizeRecipe:
     def require_space(
         self, model: ModelSpec, quantizer: Quantizer, space: ConfigurationSpace
     ) -> list[str]:
-        """Check that every configuration of a space has types; there are no notes."""
+        """Check that GGUF has names for layers, and types for all of their choices; no notes."""
+        from qsearch_coalora.models.loading import headed_paths, load_config
+
         self.require_quantizer(quantizer)
+        config, _ = load_config(model)
+        _tensor_names(config, list(headed_paths(config, model, space.layers)[1].values()))
         faults = (
             f"{layer.name}: {dict(one)}"
             for layer, one in space.choices_of_layers()
@@ -169,7 +173,10 @@ def _tensor_names(config: Any, paths: Sequence[str], required: bool = True) -> d
     kind = _ARCHITECTURES.get(kind, kind)
     numbers = {name: number for number, name in gguf.MODEL_ARCH_NAMES.items()}
     if kind not in numbers:
-        raise InputError(f"{_FORMAT}: GGUF has no architecture for models of type {kind!r}")
+        raise InputError(
+            f"{_FORMAT}: GGUF has no architecture for models of type {kind!r}, and so no names for"
+            f" their layers, such as {paths[0]!r}"
+        )
     mapping = gguf.get_tensor_name_map(numbers[kind], config.num_hidden_layers)
     names = {path: mapping.get_name(path, try_suffixes=(".weight",)) for path in paths}
     if required and (missing := [path for path, name in names.items() if name is None]):

@@ -15,10 +15,10 @@ from qsearch_quantizers.integer.quantizer import Integer
 from qsearch.errors import InputError
 from qsearch.plugins.components import space_of
 from qsearch.spec.sections import ModelSpec
-from tests.coalora.conftest import small_tokenizer
+from tests.coalora.conftest import classification, small_tokenizer
 from tests.coalora.export.small_models import of_bytes, save_model, write_float
 
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,39 @@ def test_choices_without_a_type_are_refused_with_a_layer(folder: Path) -> None:
         checked(folder, bits=(3, 4))
 
 
-def test_an_architecture_that_llama_cpp_lacks_is_refused(bert_folder: Path) -> None:
-    with pytest.raises(InputError, match="models of type 'bert' are not among those"):
+def test_an_architecture_that_llama_cpp_lacks_is_refused_with_layers(bert_folder: Path) -> None:
+    message = (
+        r"models of type 'bert' are not among those.*\(the study's 12 layers:"
+        r" encoder\.layer\.0\.attention\.self\.query, encoder\.layer\.0"
+    )
+    with pytest.raises(InputError, match=message):
         checked(bert_folder)
+
+
+def test_a_file_without_a_layers_tensor_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "llama.gguf"
+    write_float(save_model("llama", tmp_path), path)
+    checked(path)
+    own = gguf.GGUFReader
+
+    def without_keys(path: Path) -> Any:
+        reader = own(path)
+        reader.tensors = [one for one in reader.tensors if "attn_k" not in one.name]
+        return reader
+
+    monkeypatch.setattr(gguf, "GGUFReader", without_keys)
+    with pytest.raises(
+        InputError, match=r"no tensor of layer 'model\.layers\.0\.self_attn\.k_proj'"
+    ):
+        checked(path)
+
+
+def test_a_task_whose_model_has_another_head_is_refused(table_files, make_causal_task) -> None:
+    GGUFExporter().require_task(make_causal_task())
+    with pytest.raises(InputError, match="task 'classification' loads another model"):
+        GGUFExporter().require_task(classification(table_files))
 
 
 def test_a_tokenizer_that_no_file_expresses_is_refused(tmp_path: Path) -> None:

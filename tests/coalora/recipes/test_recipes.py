@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from qsearch_coalora.models.loading import load_shape
 from qsearch_coalora.recipes.schemes import IntegerScheme, ggml_type, integer_scheme
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from qsearch_quantizers.normal_float.quantizer import NormalFloat
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, MPNetModel
 
 from benchmarks.llama_quantize import quantize, types_of
 from benchmarks.recipe_model import write_gguf
@@ -27,11 +28,11 @@ from qsearch.plugins.formats import recipe_formats
 from qsearch.plugins.recipes import RecipeTarget, RecipeText
 from qsearch.plugins.registry import load_plugin
 from qsearch.space.configuration import Configuration
-from qsearch.spec.sections import SpaceSpec
+from qsearch.spec.sections import ModelSpec, SpaceSpec
 from qsearch.spec.yaml_text import dump_yaml, parse_yaml
 from qsearch.storage.study_record import read_study
 from qsearch.testing import ExporterConformance
-from tests.coalora.conftest import WORDS
+from tests.coalora.conftest import WORDS, small_config
 from tests.coalora.recipes.conftest import FLOAT, TIED, facts
 from tests.engine.fake_study import command_here
 
@@ -311,6 +312,21 @@ def test_check_accepts_a_study_whose_configurations_the_tool_expresses(
     exporter = load_plugin("exporters", f"recipe:{tool}")()
     assert isinstance(exporter, SupportsSpaceCheck)
     assert exporter.require_space(job.model, job.quantizer, space) == []
+
+
+def test_check_refuses_a_model_whose_layers_gguf_has_no_names_for(
+    make_job: MakeJob, tmp_path: Path
+) -> None:
+    MPNetModel(small_config("MPNet")).save_pretrained(tmp_path)
+    model, job = ModelSpec(name=str(tmp_path)), make_job()
+    space = space_of(job.quantizer, load_shape(model)[0].layers, SpaceSpec())
+    exporter = load_plugin("exporters", "recipe:llama-quantize")()
+    said = (
+        "GGUF has no architecture for models of type 'mpnet', and so no names for their layers,"
+        " such as 'mpnet.encoder.layer.0.attention.attn.q'"
+    )
+    with pytest.raises(InputError, match=re.escape(said)):
+        exporter.require_space(model, job.quantizer, space)
 
 
 @pytest.mark.parametrize(
