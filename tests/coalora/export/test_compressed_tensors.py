@@ -135,11 +135,12 @@ def test_what_transformers_loads_has_the_studys_logits(
         assert not torch.allclose(found, loaded_logits(model, batch), atol=1e-3)
 
 
+@pytest.mark.parametrize("plugin", [schemes(MIXED), integers()], ids=["schemes", "integers"])
 @pytest.mark.parametrize("fine_tune", [False, True])
 def test_a_study_without_an_adapter_has_its_logits_too(
-    study: Any, tmp_path: Path, fine_tune: bool
+    study: Any, tmp_path: Path, fine_tune: bool, plugin: Any
 ) -> None:
-    trainer, chosen = study(schemes(MIXED), method=PTQTrainer, fine_tune=fine_tune)
+    trainer, chosen = study(plugin, method=PTQTrainer, fine_tune=fine_tune)
     assert_held(trainer, chosen, tmp_path)
     assert not (tmp_path / "adapter").exists()
 

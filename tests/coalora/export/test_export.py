@@ -65,6 +65,19 @@ def test_an_exported_adapter_gives_the_same_logits_in_plain_peft(
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("format", ["adapter", "packed", "packed-base", "merged"])
+def test_exporting_twice_gives_the_same_bytes(packing_study, tmp_path, format) -> None:
+    trainer, chosen, *_ = packing_study
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        export(trainer, chosen, tmp_path / folder, format)
+    written = sorted(path.name for path in (tmp_path / "first").iterdir())
+    assert written == sorted(path.name for path in (tmp_path / "second").iterdir())
+    for name in written:
+        first, second = (tmp_path / folder / name for folder in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes(), name
+
+
 def test_an_exported_adapter_says_what_it_is_for(packing_study, exports) -> None:
     folder = exports / "adapter"
     written = json.loads((folder / "configuration.json").read_text())

@@ -59,9 +59,14 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-METHODS = {"adapter": CoALoRATrainer, "decomposed": LQLoRATrainer, "merged": PTQTrainer}
+METHODS = {
+    "adapter": CoALoRATrainer,
+    "decomposed": LQLoRATrainer,
+    "integers": PTQTrainer,
+    "merged": PTQTrainer,
+}
 STUDIES = [(kind, name) for kind in CONFIGS for name in ("adapter", "merged")]
-STUDIES.append(("llama", "decomposed"))
+STUDIES += [("llama", "decomposed"), ("llama", "integers")]
 
 
 @pytest.fixture(scope="module", params=STUDIES, ids="-".join)

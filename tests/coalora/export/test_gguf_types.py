@@ -9,7 +9,8 @@ import pytest
 import torch
 from qsearch_coalora.methods.ptq import PTQTrainer
 from qsearch_coalora.tasks.causal_lm import CausalLanguageModelling
-from qsearch_quantizers.gguf.quantizer import DEFAULT, GGUF
+from qsearch_quantizers.gguf.ggml_types import TYPES
+from qsearch_quantizers.gguf.quantizer import GGUF
 from transformers import AutoModelForCausalLM
 
 from qsearch.errors import InputError
@@ -42,7 +43,7 @@ def study(make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPath
             method=PTQTrainer,
             model=small_file,
             task=CausalLanguageModelling(options),
-            plugin=GGUF(GGUF.Options()),
+            plugin=GGUF(GGUF.Options(types=tuple(TYPES))),
             batch_size=4,
             learning_rate=1e-2,
             embeddings=True,
@@ -56,7 +57,7 @@ def study(make_trainer: Any, small_file: Path, tmp_path_factory: pytest.TempPath
 
 
 NARROW = ("MXFP4", "Q4_0", "IQ4_NL", "Q4_1", "Q5_0", "Q5_1", "Q8_0")
-"""The default types that rows of 64 weights take."""
+"""The types that rows of 64 weights take."""
 
 
 def by_turns(trainer: PTQTrainer, down: str = "Q3_K") -> Configuration:
@@ -94,8 +95,8 @@ def test_layers_take_the_types_that_divide_their_rows(study: Any) -> None:
     trainer = study(False)
     space = space_of(trainer.study.quantizer, trainer.layers())
     for layer, possible in zip(space.layers, space.possible, strict=True):
-        types = [name for name, one in zip(DEFAULT, possible, strict=True) if one]
-        assert types == list(DEFAULT if layer.role == "down" else NARROW)
+        types = [name for name, one in zip(TYPES, possible, strict=True) if one]
+        assert types == list(TYPES if layer.role == "down" else NARROW)
 
 
 def test_a_file_has_the_types_of_the_configuration_and_no_adapter(
@@ -121,7 +122,7 @@ def test_transformers_reads_the_studys_weights_to_the_bit(
     torch.testing.assert_close(logits, study_logits(trainer), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("kind", DEFAULT)
+@pytest.mark.parametrize("kind", TYPES)
 def test_llama_cpp_gives_the_studys_logits(trainer: PTQTrainer, tmp_path: Path, kind: str) -> None:
     export(trainer, by_turns(trainer, kind), tmp_path, "gguf")
     found = engine_logits(tmp_path / "model.gguf", TOKENS[0].tolist())

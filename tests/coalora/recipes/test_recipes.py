@@ -314,6 +314,12 @@ def test_check_accepts_a_study_whose_configurations_the_tool_expresses(
     assert exporter.require_space(job.model, job.quantizer, space) == []
 
 
+@pytest.mark.parametrize("tool", TOOLS)
+def test_writing_twice_gives_the_same_text(make_job: MakeJob, tmp_path: Path, tool: str) -> None:
+    first, second = (write(tool, make_job(), tmp_path / name) for name in ("first", "second"))
+    assert first == second
+
+
 def test_check_refuses_a_model_whose_layers_gguf_has_no_names_for(
     make_job: MakeJob, tmp_path: Path
 ) -> None:
