@@ -21,7 +21,7 @@ class GGUFDecoder(KnobDecoder):
 
     name = "gguf"
     KNOBS: ClassVar[Knobs] = {"types": tuple(TYPES)}
-    UNREAD = frozenset({"importance", "fit_scales", "dampening"})
+    UNREAD = frozenset({"importance", "rounding", "fit_scales", "dampening"})
 
     def knob_values(self, options: Mapping[str, Any]) -> dict[str, tuple[KnobValue, ...]]:
         """Return the types as values of the knob ``type``."""

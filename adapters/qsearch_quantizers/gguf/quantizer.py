@@ -12,10 +12,12 @@ from torch import Tensor
 from qsearch.errors import InputError
 from qsearch.plugins.protocols import QuantizedTensor
 from qsearch.space.configuration import LayerConfiguration
+from qsearch_quantizers.gguf.compensated import CODES, compensated_blocks
 from qsearch_quantizers.gguf.decoder import GGUFDecoder
 from qsearch_quantizers.gguf.fitted import fitted_blocks
 from qsearch_quantizers.gguf.ggml_library import quantize_rows, require_library
 from qsearch_quantizers.gguf.ggml_types import FLOAT16, TYPES, fits
+from qsearch_quantizers.gptq import FeedbackFactors
 from qsearch_quantizers.weights import check_moment, check_weight
 
 Type = Literal[
@@ -59,7 +61,9 @@ class GGUF(GGUFDecoder):
 
     With ``importance: inputs`` squared errors are weighted by the mean squares of a layer's inputs
     (:class:`~qsearch.plugins.quantizer_capabilities.SupportsCalibration`), as llama.cpp does with
-    an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them. With ``fit_scales``,
+    an importance matrix of the same texts. Q8_0 and MXFP4 make no use of them. With ``rounding:
+    gptq``, codes of the types of :data:`~qsearch_quantizers.gguf.compensated.CODES` make up for the
+    errors of those before them in the row, on the scales that ggml finds. With ``fit_scales``,
     the float16 numbers of ggml's blocks are replaced by those that bring the layer's outputs
     nearest to the original's (:mod:`~qsearch_quantizers.fitted_scales`); MXFP4 has none.
     """
@@ -70,15 +74,17 @@ class GGUF(GGUFDecoder):
         Args:
             types: Names of ggml's types.
             importance: ``inputs``, or ``none``, with which all inputs count the same.
-            fit_scales: Whether scales, once ggml has found the codes, are those that bring the
-                layer's outputs nearest to the original's.
-            dampening: What that adds to each input's mean square, as a share of their mean.
+            rounding: ``ggml``, or ``gptq`` (:mod:`~qsearch_quantizers.gptq`).
+            fit_scales: Whether scales, once the codes are found, are those that bring the layer's
+                outputs nearest to the original's.
+            dampening: What both add to each input's mean square, as a share of their mean.
         """
 
         model_config = ConfigDict(extra="forbid", frozen=True)
 
         types: tuple[Type, ...] = DEFAULT
         importance: Literal["inputs", "none"] = "inputs"
+        rounding: Literal["ggml", "gptq"] = "ggml"
         fit_scales: bool = False
         dampening: float = Field(default=0.01, gt=0, allow_inf_nan=False)
 
@@ -94,6 +100,7 @@ class GGUF(GGUFDecoder):
     def __init__(self, options: Options) -> None:
         super().__init__(dict(options))
         self.options = options
+        self._factors = FeedbackFactors(options.dampening)
 
     def require_installed(self) -> None:
         """Check that ggml is installed."""
@@ -117,13 +124,13 @@ class GGUF(GGUFDecoder):
 
     @property
     def needs_inputs(self) -> bool:
-        """Whether weights depend on a layer's inputs (``importance: inputs``, ``fit_scales``)."""
-        return self.options.importance == "inputs" or self.options.fit_scales
+        """Whether weights depend on a layer's inputs: by their importance, or by whole moments."""
+        return self.options.importance == "inputs" or not self.takes_diagonal
 
     @property
     def takes_diagonal(self) -> bool:
-        """Whether moments matter by their diagonals alone: not where scales are fitted."""
-        return not self.options.fit_scales
+        """Whether moments matter by their diagonals alone, as they do for ggml."""
+        return self.options.rounding == "ggml" and not self.options.fit_scales
 
     def quantize(self, weight: Tensor, configuration: LayerConfiguration) -> QuantizedTensor:
         """Quantize a weight whose inputs count the same.
@@ -133,21 +140,23 @@ class GGUF(GGUFDecoder):
         """
         if self.needs_inputs:
             option = "fit_scales" if self.options.fit_scales else "importance 'inputs'"
+            if self.options.rounding == "gptq":
+                option = "rounding 'gptq'"
             raise InputError(
                 f"quantizer.{option} needs the second moment of the layer's inputs, which was not"
-                " given here; where nothing measures inputs, use importance 'none' without"
-                " fit_scales"
+                " given here; where nothing measures inputs, use importance 'none' and rounding"
+                " 'ggml' without fit_scales"
             )
         check_weight(weight)
-        return self._quantized(weight, configuration, torch.ones(weight.shape[1]))
+        return self._quantized(weight, configuration, torch.ones(weight.shape[1]), None)
 
     def quantize_for_inputs(
         self, weight: Tensor, configuration: LayerConfiguration, moment: Tensor
     ) -> QuantizedTensor:
         """Quantize a weight as the options say for its layer's inputs.
 
-        Their moment may be its diagonal (input features), but for ``fit_scales``; of another shape
-        it is an InputError.
+        Their moment may be its diagonal (input features), if :attr:`takes_diagonal`; of another
+        shape it is an InputError.
         """
         if not self.needs_inputs:
             return self.quantize(weight, configuration)
@@ -159,7 +168,8 @@ class GGUF(GGUFDecoder):
             squares = squares.diagonal()
         if self.options.importance == "none":
             squares = torch.ones(weight.shape[1])
-        quantized = self._quantized(weight, configuration, _importance(squares))
+        of_gptq = moment if self.options.rounding == "gptq" else None
+        quantized = self._quantized(weight, configuration, _importance(squares), of_gptq)
         return self._fitted(weight, quantized, moment) if self.options.fit_scales else quantized
 
     def _fitted(
@@ -177,7 +187,11 @@ class GGUF(GGUFDecoder):
         return replace(quantized, tensors={"blocks": found.to(blocks.device)})
 
     def _quantized(
-        self, weight: Tensor, configuration: LayerConfiguration, importance: Tensor
+        self,
+        weight: Tensor,
+        configuration: LayerConfiguration,
+        importance: Tensor,
+        moment: Tensor | None,
     ) -> QuantizedTensor:
         shape = (weight.shape[0], weight.shape[1])
         kind = self._stored(shape, configuration)
@@ -187,8 +201,13 @@ class GGUF(GGUFDecoder):
                 f"weight of shape {shape} holds values beyond ±{LIMIT:g}, which ggml's types do not"
                 " hold"
             )
+        factor = None
+        if moment is not None and kind.name in CODES:
+            factor = self._factors.of(values, moment)
         if kind == FLOAT16:
             blocks = values.half().view(torch.uint8)
+        elif factor is not None:
+            blocks = compensated_blocks(kind, values, importance, factor)
         else:
             blocks = quantize_rows(kind, values, importance)
         return QuantizedTensor({"blocks": blocks.to(weight.device)}, shape, configuration)
