@@ -8,9 +8,6 @@ from typing import Any
 
 from benchmarks.peer_tools.inputs import MODEL, Allocation, Inputs, read_inputs, write_allocations
 
-KL_BATCH = 8
-"""Sequences that are compared at once: each batch quantizes all weights again."""
-
 
 def main(folder: Path, to: Path, method: str) -> None:
     """Write allocations: the scores of one search, solved for each size."""
@@ -22,9 +19,9 @@ def main(folder: Path, to: Path, method: str) -> None:
     inputs = read_inputs(folder)
     model = AutoModelForCausalLM.from_pretrained(folder / MODEL, dtype=torch.float32).eval()
     gradient = method == "gradient"
-    tokens = torch.tensor(inputs.tokens)
-    # Gradients are of single sequences. KL is a mean, whatever the batch.
-    at_once = 1 if gradient else KL_BATCH
+    tokens = torch.tensor(inputs.tokens if gradient else inputs.first_quarter)
+    # Gradients are of single sequences. Of KL, each batch quantizes all weights again.
+    at_once = 1 if gradient else len(tokens)
     batches = [{"input_ids": part} for part in torch.split(tokens, at_once)]
 
     def forward(model: Any, batch: Any) -> Any:

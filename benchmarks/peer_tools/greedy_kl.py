@@ -27,7 +27,8 @@ POWER = 0.69
 def main(folder: Path, to: Path) -> None:
     """Write allocations of one measurement."""
     inputs = read_inputs(folder)
-    study = PeerStudy(Path(inputs.plan))
+    tokens = sum(map(len, inputs.first_quarter))
+    study = PeerStudy(Path(inputs.plan), (f"task.validation_tokens={tokens}",))
     space = study.space
     levels = [
         choice

@@ -35,6 +35,11 @@ class Inputs:
     tokens: tuple[tuple[int, ...], ...]
 
     @property
+    def first_quarter(self) -> tuple[tuple[int, ...], ...]:
+        """The text of tools that run the model for each choice of each layer: hours with all."""
+        return self.tokens[: len(self.tokens) // 4]
+
+    @property
     def scale_bits(self) -> float:
         """Bits that scales take, a weight."""
         return 16 / self.group_size

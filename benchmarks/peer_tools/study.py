@@ -23,8 +23,8 @@ from qsearch.spec.study_spec import StudySpec, load_spec
 class PeerStudy:
     """A plan's model in memory, and its configurations as bits by module path."""
 
-    def __init__(self, plan: Path) -> None:
-        self.spec: StudySpec = load_spec(plan, (), environment())
+    def __init__(self, plan: Path, changes: tuple[str, ...] = ()) -> None:
+        self.spec: StudySpec = load_spec(plan, changes, environment())
         components = build_components(self.spec)
         assert isinstance(components.trainer, PTQTrainer)
         self.trainer: PTQTrainer = components.trainer
