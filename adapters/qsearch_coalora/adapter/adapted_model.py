@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,7 +27,8 @@ from qsearch_coalora.weights.cache import BoundedCache
 from qsearch_coalora.weights.input_norm import InputNorm, input_norms
 from qsearch_coalora.weights.switching import QuantizedWeights
 from qsearch_coalora.weights.tables import Table, table_at
-from qsearch_coalora.weights.weighted_inputs import Use
+
+Batches = Iterable[Mapping[str, Tensor]]
 
 
 class AdaptedModel:
@@ -195,16 +196,13 @@ class AdaptedModel:
         heads = {name: table.head for name, table in self.named_tables.items()}
         return modules | {name: head for name, head in heads.items() if head is not None}
 
-    def input_norms(
-        self, read: Callable[[Use], None], generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def input_norms(self, batches: Batches, generator: torch.Generator) -> dict[str, Tensor]:
         """Return the norm of each adapted layer's inputs in the base model, as tensors by name.
 
-        The generator draws where the search for principal components starts, and ``read`` gives the
-        inputs away.
+        The generator draws where the search for principal components starts.
         """
         with self.base_model():
-            norms = input_norms(self.lora_layers, read, generator)
+            norms = input_norms(self.lora_layers, self.logits, batches, generator)
         return {
             f"{layer.name}.{part}": tensor
             for layer, norm in zip(self.adapted_layers, norms, strict=True)

@@ -14,8 +14,8 @@ from qsearch_coalora.tasks.batching import in_pieces
 from qsearch_coalora.training.evaluation import drawn_scores
 from qsearch_coalora.training.sampling import round_seeds
 from qsearch_coalora.training.study_model import StudyModel
-from qsearch_coalora.weights.layer_inputs import second_moments, with_inputs
-from qsearch_coalora.weights.weighted_inputs import Use, weighted_moments, with_weighted_inputs
+from qsearch_coalora.weights.layer_inputs import second_moments
+from qsearch_coalora.weights.weighted_moments import weighted_moments
 
 GRADIENT_PIECES = 4
 """Of a calibration batch: one at a time has all layers' inputs and gradients in memory."""
@@ -49,22 +49,6 @@ def calibrate(study: StudyModel, adapted: AdaptedModel) -> None:
         }
 
     adapted.weights.calibrate(study.measured("second moments of the layers' inputs", measure))
-
-
-def input_reader(study: StudyModel, adapted: AdaptedModel) -> Callable[[Use], None]:
-    """Return what gives the inputs of all adapted layers away, weighted as the study calibrates."""
-    modules = adapted.lora_layers
-    if study.is_calibrated_by_gradients:
-        return lambda use: with_weighted_inputs(modules, _runs(study, adapted), use)
-    batches = study.calibration_batches()
-
-    def read(use: Use) -> None:
-        def alike(position: int, inputs: Tensor) -> None:
-            use(position, inputs, inputs.new_ones(len(inputs)))
-
-        with_inputs(modules, adapted.logits, batches, alike)
-
-    return read
 
 
 def _runs(study: StudyModel, adapted: AdaptedModel) -> Iterator[Callable[[], Tensor]]:

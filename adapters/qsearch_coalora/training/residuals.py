@@ -26,12 +26,11 @@ def prepare_residuals(study: StudyModel, adapted: AdaptedModel) -> None:
 def _use_input_norms(study: StudyModel, adapted: AdaptedModel) -> None:
     import torch
 
-    from qsearch_coalora.training.calibration import input_reader
     from qsearch_coalora.training.sampling import round_seeds
 
     generator = torch.Generator().manual_seed(round_seeds(study.seed, 1).configurations)
     norms = study.measured(
         "norms of the layers' inputs",
-        lambda: adapted.input_norms(input_reader(study, adapted), generator),
+        lambda: adapted.input_norms(study.calibration_batches(), generator),
     )
     adapted.use_input_norms(norms)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from qsearch_coalora.weights.weighted_inputs import Use
+from qsearch_coalora.weights.layer_inputs import with_inputs
 
 COMPONENTS = 128
 """Principal components of a layer's inputs that are kept."""
@@ -66,37 +66,40 @@ class InputNorm:
 
 @torch.no_grad()
 def input_norms(
-    modules: Sequence[nn.Linear], read: Callable[[Use], None], generator: torch.Generator
+    modules: Sequence[nn.Linear],
+    run: Callable[[Mapping[str, Tensor]], object],
+    batches: Iterable[Mapping[str, Tensor]],
+    generator: torch.Generator,
 ) -> list[InputNorm | None]:
-    """Return the norm of each layer's weighted inputs, None where it had none.
+    """Return the norm of each layer's inputs, None where it had none.
 
-    ``read`` gives them away, the same each time. Components come from two passes, so that no matrix
-    of input features × input features is held: one finds the subspace, the other its second moment.
-    (Randomised subspace iteration; Halko, Martinsson and Tropp 2011.)
+    Components come from two passes over the batches, so that no matrix of input features × input
+    features is held: one finds the subspace, the other its second moment. (Randomised subspace
+    iteration; Halko, Martinsson and Tropp 2011.)
     """
+    batches = list(batches)
     starts: dict[int, Tensor] = {}
     sketches: dict[int, Tensor] = {}
     for features in dict.fromkeys(int(module.in_features) for module in reversed(modules)):
         starts[features] = torch.randn(features, min(COMPONENTS, features), generator=generator)
 
-    def search(position: int, inputs: Tensor, weights: Tensor) -> None:
-        projected = inputs @ starts[inputs.shape[1]].to(inputs)
-        sketch = inputs.T @ (projected * weights[:, None])
+    def search(position: int, inputs: Tensor) -> None:
+        sketch = inputs.T @ (inputs @ starts[inputs.shape[1]].to(inputs))
         sketches[position] = sketches[position] + sketch if position in sketches else sketch
 
-    read(search)
+    with_inputs(modules, run, batches, search)
     bases = {position: torch.linalg.qr(sketch).Q for position, sketch in sketches.items()}
     moments = {position: basis.new_zeros(basis.shape[1:] * 2) for position, basis in bases.items()}
     totals = dict.fromkeys(bases, 0.0)
-    counts = dict.fromkeys(bases, 0.0)
+    counts = dict.fromkeys(bases, 0)
 
-    def measure(position: int, inputs: Tensor, weights: Tensor) -> None:
+    def measure(position: int, inputs: Tensor) -> None:
         projected = inputs @ bases[position]
-        moments[position] += projected.T @ (projected * weights[:, None])
-        totals[position] += float(inputs.square().sum(dim=1) @ weights)
-        counts[position] += float(weights.sum())
+        moments[position] += projected.T @ projected
+        totals[position] += float(inputs.square().sum())
+        counts[position] += len(inputs)
 
-    read(measure)
+    with_inputs(modules, run, batches, measure)
     return [
         _norm(bases[position], moments[position] / counts[position], totals[position] / count)
         if (count := counts.get(position))

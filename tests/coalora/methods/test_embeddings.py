@@ -162,7 +162,7 @@ def head_moment(trainer: Any) -> torch.Tensor:
 @pytest.mark.parametrize("kind", ["llama", "tied"])
 def test_moments_of_a_head_are_of_its_inputs_and_a_tied_one_counts_look_ups_too(make, kind) -> None:
     gptq = Integer(Integer.Options(bits=(4,), group_size=(32,), rounding="gptq"))
-    trainer = make(kind, plugin=gptq)
+    trainer = make(kind, plugin=gptq, calibrate_by="inputs")
     found, expected = trainer.study.adapted.weights.moments[-1], head_moment(trainer)
     if kind == "tied":
         expected = expected / expected.diagonal().mean() + torch.eye(len(expected))

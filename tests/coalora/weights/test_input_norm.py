@@ -7,8 +7,6 @@ import torch
 from qsearch_coalora.adapter.residual import residual_factors
 from qsearch_coalora.weights import input_norm
 from qsearch_coalora.weights.input_norm import FLOOR, InputNorm, input_norms
-from qsearch_coalora.weights.layer_inputs import with_inputs
-from qsearch_coalora.weights.weighted_inputs import Use
 from torch import Tensor, nn
 
 
@@ -20,15 +18,9 @@ def inputs_of_unequal_directions(tokens: int, features: int, seed: int = 0) -> T
 
 def norm_of_batches(batches: list[dict[str, Tensor]]) -> InputNorm:
     used, unused = nn.Linear(batches[0]["x"].shape[-1], 3), nn.Linear(8, 2)
-    modules = [used, unused]
-
-    def read(use: Use) -> None:
-        def alike(position: int, inputs: Tensor) -> None:
-            use(position, inputs, torch.ones(len(inputs)))
-
-        with_inputs(modules, lambda b: used(b["x"]), batches, alike)
-
-    norm, none = input_norms(modules, read, torch.Generator().manual_seed(0))
+    norm, none = input_norms(
+        [used, unused], lambda b: used(b["x"]), batches, torch.Generator().manual_seed(0)
+    )
     assert norm is not None
     assert none is None  # It had no inputs.
     return norm
@@ -55,23 +47,6 @@ def test_directions_beyond_the_components_weigh_their_mean(monkeypatch: pytest.M
     total = norm.scales.square().sum() + 16 * norm.rest**2
     expected = inputs.square().sum(1).mean() * (1 + FLOOR)
     torch.testing.assert_close(total, expected, rtol=1e-4, atol=0)
-
-
-def test_inputs_of_weight_two_count_as_if_they_came_twice() -> None:
-    inputs = inputs_of_unequal_directions(60, 8)
-    weights = torch.ones(60)
-    weights[:20] = 2
-
-    def once(use: Use) -> None:
-        use(0, inputs, weights)
-
-    layer, generator = nn.Linear(8, 3), torch.Generator().manual_seed(0)
-    (weighted,) = input_norms([layer], once, generator)
-    assert weighted is not None
-    twice = norm_of(torch.cat([inputs, inputs[:20]]))
-    error = torch.randn(4, 8, generator=generator)
-    found, expected = (norm.whiten(error).square().sum() for norm in (weighted, twice))
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=0)
 
 
 def test_padding_does_not_count() -> None:

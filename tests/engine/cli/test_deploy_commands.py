@@ -464,11 +464,16 @@ def test_facts_come_last_into_a_folder_that_is_there(
     assert moved[-1] == "qsearch.json"
 
 
-@pytest.mark.parametrize("run", [["--dry-run"], ["--to", "out"]])
+@pytest.mark.parametrize("writes", [False, True])
 def test_bytes_are_those_of_the_file_in_its_own_format(
-    run: list[str], qsearch, finished: Path, record: StudyRecord, monkeypatch: pytest.MonkeyPatch
+    writes: bool,
+    qsearch,
+    finished: Path,
+    record: StudyRecord,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    more = 40
+    more, run = 40, ["--to", tmp_path / "out"] if writes else ["--dry-run"]
 
     def weight_bytes(self: object, job: Any) -> dict[str, int]:
         rows = record.latest

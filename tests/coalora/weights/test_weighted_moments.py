@@ -9,7 +9,7 @@ import pytest
 import torch
 from qsearch_coalora.estimation.requirements import moment_bytes
 from qsearch_coalora.methods.ptq import PTQTrainer
-from qsearch_coalora.weights.weighted_inputs import weighted_moments
+from qsearch_coalora.weights.weighted_moments import weighted_moments
 from qsearch_quantizers.gguf.quantizer import GGUF
 from qsearch_quantizers.integer.quantizer import Integer
 from torch import Tensor, nn
