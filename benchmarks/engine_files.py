@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from gguf import GGUFReader
 from qsearch_coalora.export.formats import GGUFExporter
+from qsearch_coalora.export.gguf_file import architecture_and_blocks
 from qsearch_coalora.export.gguf_original import gguf_names
 from qsearch_coalora.llama_cpp.evaluating import EngineFiles, evaluate_files, written
 from qsearch_coalora.llama_cpp.timing import file_speed
@@ -175,9 +176,7 @@ def _tensors_digest(path: Path) -> bytes:
 
 def importance_matrix(trainer: PTQTrainer, source: Path) -> dict[str, Any]:
     """Return the mean squares of each layer's inputs that the study quantizes by, by tensor."""
-    fields = GGUFReader(source).fields
-    architecture = str(fields["general.architecture"].contents())
-    name_of = gguf_names(architecture, int(fields[f"{architecture}.block_count"].contents()))
+    name_of = gguf_names(*architecture_and_blocks(GGUFReader(source)))
     paths = trainer.export_job(_any_configuration(trainer)).paths
     moments = trainer.study.adapted.weights.moments
     return {

@@ -58,8 +58,7 @@ class PeerStudy:
     def scores(self) -> Floats:
         """Return the predicted rise of the loss of the model as it is (groups × choices)."""
         error = self.loaded.quantization_error(self.space.choices.layer_configurations)
-        largest = self.space.decode(self.alike(self.space.choices.size - 1))
-        return weighted_scores(self.space, error, self.loaded.sensitivity([largest], 1))
+        return weighted_scores(self.space, error, self.loaded.sensitivity((), 1))
 
     @cached_property
     def loaded(self) -> PTQTrainer:

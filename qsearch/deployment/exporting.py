@@ -195,7 +195,7 @@ class _Writer:
             rows = rows[rows["average_bits"] < row["average_bits"]]
             try:
                 row = criteria.row(replace(self.record, trials=rows), directory)
-            except InputError:  # There is no smaller one.
+            except InputError:  # The row is the smallest one.
                 self.require_within(criteria, row, nbytes)
         return row
 

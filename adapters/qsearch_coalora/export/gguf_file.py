@@ -28,8 +28,7 @@ class FileOriginal:
         self._job, self._gguf, self.path = job, gguf, path
         self._reader = gguf.GGUFReader(path)
         self._by_name = {tensor.name: tensor for tensor in self._reader.tensors}
-        self.architecture = str(self._reader.fields["general.architecture"].contents())
-        self.blocks = int(self._reader.fields[f"{self.architecture}.block_count"].contents())
+        self.architecture, self.blocks = architecture_and_blocks(self._reader)
 
     @cached_property
     def tensors(self) -> list[OriginalTensor]:
@@ -84,14 +83,19 @@ class FileOriginal:
         )
 
 
+def architecture_and_blocks(reader: Any) -> tuple[str, int]:
+    """Return llama.cpp's name of a file's architecture, and how many blocks the model has."""
+    architecture = str(reader.fields["general.architecture"].contents())
+    return architecture, int(reader.fields[f"{architecture}.block_count"].contents())
+
+
 def require_layers(path: Path, layers: Iterable[str]) -> None:
     """Raise InputError if a file has no tensor of some layer, by the paths of all of them."""
     import gguf
 
     reader = gguf.GGUFReader(path)
-    architecture = str(reader.fields["general.architecture"].contents())
-    blocks = int(reader.fields[f"{architecture}.block_count"].contents())
-    layer_tensors(architecture, blocks, {tensor.name for tensor in reader.tensors}, layers)
+    known = {tensor.name for tensor in reader.tensors}
+    layer_tensors(*architecture_and_blocks(reader), known, layers)
 
 
 def unread_parts(path: Path) -> list[str]:
