@@ -178,7 +178,7 @@ def _text_of(
         parts += [
             "Loss of CoA-LoRA less that of each other method, over the same examples and seeds,"
             " with 95 % intervals:",
-            difference_markdown(plan, found),
+            difference_markdown(found),
         ]
     parts += ["Minutes of a study, until it serves all sizes:", minutes_markdown(minutes)]
     return "\n\n".join(parts) + "\n"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from benchmarks.method_studies import OURS, Entry, for_all
 
@@ -27,6 +28,7 @@ class Plan:
         metric: What tables have next to the loss, with its unit and the units in a difference of 1.
         benchmark: Whose plan it is; its records and runs are in folders of that name.
         methods: Those that it may have; the paper's where none are given.
+        other_task: What the models are tested on besides: its name, and the task of a study.
     """
 
     study: Path
@@ -39,6 +41,7 @@ class Plan:
     metric: tuple[str, str, float]
     benchmark: str = "paper"
     methods: Mapping[str, Method] | None = None
+    other_task: tuple[str, Mapping[str, Any]] | None = None
 
     def method(self, name: str) -> Method:
         """Return a method by its name."""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 from qsearch_coalora.methods.trainer import AdapterTrainer
+from qsearch_coalora.training.data_facts import DataFacts
 from qsearch_quantizers.packed.stored_types import factor_plan
 
 from benchmarks.method_studies import plan_digest, record_at, study_of
@@ -28,6 +29,7 @@ from qsearch.errors import QsearchError
 from qsearch.plugins.capabilities import SupportsFullPrecision
 from qsearch.plugins.components import build_components
 from qsearch.plugins.evaluation import Evaluation, ExampleScores
+from qsearch.spec.sections import PluginSpec
 from qsearch.spec.study_spec import StudySpec
 from qsearch.storage.checkpoints import read_adapter
 from qsearch.storage.clock import Clock
@@ -103,9 +105,14 @@ class Outcome:
         }
 
 
-def size_name(megabytes: float) -> str:
-    """Return what a size is called in records and tables."""
-    return f"{megabytes:g} MB"
+def size_name(megabytes: float, tested_on: str | None = None) -> str:
+    """Return what a size is called in records and tables, where it is tested on another task."""
+    return on_task(f"{megabytes:g} MB", tested_on)
+
+
+def on_task(name: str, tested_on: str | None) -> str:
+    """Return what a model is called in records where it is tested on another task."""
+    return name if tested_on is None else f"{name}, {tested_on}"
 
 
 def outcome_of(plan: Plan, method: str, seed: int, recorded: bool = False) -> Outcome | None:
@@ -144,7 +151,8 @@ def outcome_of(plan: Plan, method: str, seed: int, recorded: bool = False) -> Ou
 
 
 def _sizes(plan: Plan) -> list[str]:
-    return [f"{megabytes:g}" for megabytes in plan.megabytes]
+    other = [] if plan.other_task is None else [plan.other_task[0]]
+    return [*(f"{megabytes:g}" for megabytes in plan.megabytes), *other]
 
 
 def _examples_path(record: Path) -> Path:
@@ -157,23 +165,21 @@ def _run(
     run_spec(spec, directory)
     minutes = 60 * Clock(directory).hours
     record = read_study(directory)
-    trainer = build_components(spec).trainer
-    assert isinstance(trainer, AdapterTrainer)
-    trainer.load_state(read_adapter(directory, len(record.rounds))[0])
+    trainer = _trainer(spec, directory, len(record.rounds))
     saved = _saved_bytes(trainer) if has_adapter else 0
     rows = {
         size_name(megabytes): _best_within(record, megabytes * 1e6 + saved)
         for megabytes in plan.megabytes
     }
-    trials = {int(row["trial"]): row_configuration(row) for row in rows.values()}
-    tested = dict(zip(trials, trainer.evaluate([*trials.values()], "test"), strict=True))
-    models: dict[str, tuple[pd.Series | None, Evaluation]] = {
-        name: (row, tested[int(row["trial"])]) for name, row in rows.items()
-    }
-    if isinstance(trainer, SupportsFullPrecision):  # One LoRA for each configuration has none.
-        models[FULL_PRECISION] = (None, trainer.evaluate_full_precision("test"))
-    if (loaded := trainer.evaluate_loaded("test")) is not None:
-        models[LOADED] = (None, loaded)
+    models = _tested(trainer, rows)
+    if plan.other_task is not None:
+        name, task = plan.other_task
+        # What was measured on the training text of this study, which all weights follow from.
+        facts = trainer.study.facts
+        del trainer
+        other = spec.model_copy(update={"task": PluginSpec.model_validate(task)})
+        trainer = _trainer(other, directory, len(record.rounds), facts)
+        models |= {on_task(key, name): one for key, one in _tested(trainer, rows).items()}
     served = [
         Served(
             name,
@@ -197,6 +203,37 @@ def _run(
     }
     tables = [_examples(name, one) for name, (_, one) in models.items()]
     return outcome, pd.concat(tables, ignore_index=True).astype({"served": "category"})
+
+
+def _trainer(
+    spec: StudySpec, directory: Path, rounds: int, facts: DataFacts | None = None
+) -> AdapterTrainer:
+    """Return the trainer of a study as it is after some rounds, with the facts that it measured."""
+    trainer = build_components(spec).trainer
+    assert isinstance(trainer, AdapterTrainer)
+    if facts is not None:
+        trainer.study.facts = facts
+    trainer.load_state(read_adapter(directory, rounds)[0])
+    return trainer
+
+
+def _tested(
+    trainer: AdapterTrainer, rows: Mapping[str, pd.Series]
+) -> dict[str, tuple[pd.Series | None, Evaluation]]:
+    """Return what configurations, and the models that are not quantized, score on the test split.
+
+    By their names, with the rows of the configurations.
+    """
+    trials = {int(row["trial"]): row_configuration(row) for row in rows.values()}
+    tested = dict(zip(trials, trainer.evaluate([*trials.values()], "test"), strict=True))
+    models: dict[str, tuple[pd.Series | None, Evaluation]] = {
+        name: (row, tested[int(row["trial"])]) for name, row in rows.items()
+    }
+    if isinstance(trainer, SupportsFullPrecision):  # One LoRA for each configuration has none.
+        models[FULL_PRECISION] = (None, trainer.evaluate_full_precision("test"))
+    if (loaded := trainer.evaluate_loaded("test")) is not None:
+        models[LOADED] = (None, loaded)
+    return models
 
 
 def _known(value: float) -> float | None:

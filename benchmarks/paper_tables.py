@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from benchmarks.confidence import half_width
 from benchmarks.method_studies import OURS
 from benchmarks.paper_methods import Plan
-from benchmarks.paper_runs import FULL_PRECISION, LOADED, Outcome, Served, size_name
+from benchmarks.paper_runs import FULL_PRECISION, LOADED, Outcome, Served, on_task, size_name
 from qsearch.claims.paired_difference import paired_difference
 from qsearch.plugins.evaluation import ExampleScores
 
@@ -84,7 +84,11 @@ def difference(
 
 
 def differences(
-    plan: Plan, outcomes: Outcomes, method: str = OURS, metric: str = "loss"
+    plan: Plan,
+    outcomes: Outcomes,
+    method: str = OURS,
+    metric: str = "loss",
+    tested_on: str | None = None,
 ) -> list[Difference]:
     """Return how a method differs from each other at each size, over the seeds of both."""
     found = []
@@ -93,7 +97,7 @@ def differences(
         common = {one.seed: one for one in theirs if one.seed in ours}
         if rival == method or not common:
             continue
-        for size in map(size_name, plan.megabytes):
+        for size in (size_name(one, tested_on) for one in plan.megabytes):
             value, half = difference(
                 {seed: ours[seed].examples[size] for seed in common},
                 {seed: one.examples[size] for seed, one in common.items()},
@@ -103,16 +107,22 @@ def differences(
     return found
 
 
-def served_table(plan: Plan, outcomes: Outcomes) -> pd.DataFrame:
-    """Return one row for each method and what it serves: means over seeds with half widths."""
-    metric = plan.metric[0]
+def served_table(plan: Plan, outcomes: Outcomes, more: Sequence[str] = ()) -> pd.DataFrame:
+    """Return one row for each method and what it serves: means over seeds with half widths.
+
+    Of the loss, of the plan's metric and of those that are named besides.
+    """
     rows = []
     for method, found in outcomes.items():
         for position, first in enumerate(found[0].served if found else ()):
             served = [outcome.served[position] for outcome in found]
             values = {
                 "loss": np.array([one.loss for one in served]),
-                metric: np.array([one.metrics[metric][0] for one in served]),
+                **{
+                    metric: np.array([one.metrics[metric][0] for one in served])
+                    for metric in (plan.metric[0], *more)
+                    if metric in served[0].metrics
+                },
             }
             rows.append(
                 {
@@ -133,7 +143,9 @@ def _mean(served: Sequence[Served], name: str) -> float:
     return math.nan if None in values else float(np.mean(values))
 
 
-def served_markdown(plan: Plan, table: pd.DataFrame, value: str, digits: int) -> str:
+def served_markdown(
+    plan: Plan, table: pd.DataFrame, value: str, digits: int, tested_on: str | None = None
+) -> str:
     """Return the loss or the metric as Markdown: one row a method, one column a size.
 
     Args:
@@ -141,9 +153,11 @@ def served_markdown(plan: Plan, table: pd.DataFrame, value: str, digits: int) ->
         table: That of :func:`served_table`.
         value: ``loss``, or the plan's metric.
         digits: Decimals.
+        tested_on: Another task that they are tested on.
     """
-    models = [name for name in (FULL_PRECISION, LOADED) if name in set(table["served"])]
-    columns = [*map(size_name, plan.megabytes), *models]
+    sizes = [size_name(one, tested_on) for one in plan.megabytes]
+    models = [on_task(name, tested_on) for name in (FULL_PRECISION, LOADED)]
+    columns = [*sizes, *(name for name in models if name in set(table["served"]))]
     lines = []
     for (method, seeds), rows in table.groupby(["method", "seeds"], sort=False):
         by_name = rows.set_index("served")
@@ -155,9 +169,9 @@ def served_markdown(plan: Plan, table: pd.DataFrame, value: str, digits: int) ->
     return markdown(["method", "seeds", *columns], lines)
 
 
-def difference_markdown(plan: Plan, found: Sequence[Difference], method: str = "CoA-LoRA") -> str:
+def difference_markdown(found: Sequence[Difference], method: str = "CoA-LoRA") -> str:
     """Return a method's loss less each other's as Markdown, one column a size."""
-    sizes = [size_name(one) for one in plan.megabytes]
+    sizes = list(dict.fromkeys(one.size for one in found))
     lines = []
     for rival in dict.fromkeys(one.rival for one in found):
         own = {one.size: one for one in found if one.rival == rival}

@@ -113,7 +113,7 @@ def test_methods_are_compared_over_the_seeds_that_both_have(tmp_path: Path) -> N
         ("20 MB", "ptq", 1),
     ]
     assert [one.value for one in found] == pytest.approx([-0.3, 0.0])
-    assert "| ptq | 1 | -0.3000 ± 0.0000 | +0.0000 ± 0.0000 |" in difference_markdown(PLAN, found)
+    assert "| ptq | 1 | -0.3000 ± 0.0000 | +0.0000 ± 0.0000 |" in difference_markdown(found)
 
 
 def test_not_worse_is_claimed_at_every_size_and_better_where_the_plan_names_it() -> None:

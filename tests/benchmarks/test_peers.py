@@ -80,7 +80,8 @@ def record(own: list[float], other: list[float], other_bits: float = 3.4) -> dic
 
     def tool(sequences: list[float], bits: float) -> dict[str, Any]:
         size = {"bits": bits, "kl": float(np.mean(sequences)), "perplexity": 20.0}
-        costs = {"seconds": 600.0, "seconds_of_first": 150.0, "peak_mebibytes": 2048.0}
+        times = {"seconds": 900.0, "processor_seconds": 600.0, "processor_seconds_of_first": 150.0}
+        costs = {**times, "peak_mebibytes": 2048.0}
         return {**costs, "sizes": {"3.5": {**size, "sequences": sequences}}}
 
     tools = {
