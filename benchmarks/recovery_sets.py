@@ -160,8 +160,7 @@ def _trained(plan: Plan, training: str, spec: StudySpec) -> list[dict[str, Any]]
     """Train in one way, and return what the configurations of a plan's sizes score on test text."""
     if training == ALONE:
         steps = int(spec.trainer.options["first_steps"]) // len(plan.bits)
-        options = {**spec.trainer.options, "first_steps": steps}
-        section = spec.trainer.model_copy(update={"options": options})
+        section = spec.trainer.model_copy(update={"first_steps": steps})
         spec = spec.model_copy(update={"trainer": section})
     components = build_components(spec)
     first_set, sized = _sets(components, plan.bits)
