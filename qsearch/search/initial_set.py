@@ -8,7 +8,7 @@ import numpy as np
 
 from qsearch._arrays import Floats, Integers
 from qsearch.errors import InputError
-from qsearch.search.allocation import allocate_front
+from qsearch.search.allocation import allocate_front, relaxed_allocations
 from qsearch.search.pareto import non_dominated
 from qsearch.space.configuration_space import ConfigurationSpace
 from qsearch.space.sampling import sample_configurations
@@ -30,6 +30,7 @@ def initial_configurations(
     bits: tuple[float, float],
     generator: np.random.Generator,
     wanted: Sequence[float] = (),
+    by_value: Sequence[str] = (),
 ) -> FirstSet:
     """Return the first set: uniform configurations, allocated ones, then random ones.
 
@@ -37,8 +38,9 @@ def initial_configurations(
     error: those of fewest bits for each value of the first knob, which are a study's baselines (at
     most half of the set), and some spread evenly over average bits. A third, or as many as average
     bits are wanted, are allocations by scores (groups × choices): for what is wanted, then for
-    budgets spread evenly. The rest are spread uniformly over average bits. There are fewer than
-    ``count`` only where the interval holds few.
+    budgets spread evenly. Allocations of the same with one value alone of each knob of ``by_value``
+    follow, as far as there is room. The rest are spread uniformly over average bits. There are
+    fewer than ``count`` only where the interval holds few.
     """
     members = _Members(space, bits)
     ladder = _uniform_ladder(space, quantization_error, bits)
@@ -53,8 +55,34 @@ def initial_configurations(
     allocated = allocate_front(space, scores, [*wanted, *spread][:allocations])
     for index in allocated[space.within(allocated, bits)]:
         members.add("allocated", index)
+    for index in _of_each_value(space, scores, by_value, [*wanted, *spread][:allocations], bits):
+        if len(members.by_key) < count:
+            members.add("allocated", index)
     members.add_random(count, generator)
     return list(members.by_key.values())
+
+
+def _of_each_value(
+    space: ConfigurationSpace,
+    scores: Floats,
+    knobs: Sequence[str],
+    budgets: Sequence[float],
+    bits: tuple[float, float],
+) -> Integers:
+    """Return allocations (n × groups) with one value alone of some knobs, inside an interval.
+
+    A group that cannot take a value has any. Such allocations are what scores cannot say is
+    better: an adapter's rank, before it is trained.
+    """
+    found = [np.empty((0, len(space.groups)), dtype=np.int64)]
+    for name in knobs:
+        values = [one[name] for one in space.choices.layer_configurations]
+        for value in dict.fromkeys(values):
+            has_it = np.array([one == value for one in values]) & space.possible
+            allowed = np.where(has_it.any(axis=1, keepdims=True), has_it, space.possible)
+            found.append(relaxed_allocations(space, np.where(allowed, scores, np.inf), budgets))
+    rows = np.concatenate(found)
+    return rows[space.within(rows, bits)]
 
 
 def most_uniform(
@@ -79,8 +107,12 @@ def named_configurations(
     initial: InitialSpec,
     bits: tuple[float, float],
     generator: np.random.Generator,
+    by_value: Sequence[str] = (),
 ) -> FirstSet:
-    """Return a first set that a study names budget by budget."""
+    """Return a first set that a study names budget by budget.
+
+    For each budget, allocations with one value alone of each knob of ``by_value`` are in it, too.
+    """
     require_budgets(space, initial, bits)
     members = _Members(space, bits)
     ladder = _uniform_ladder(space, quantization_error, bits)
@@ -92,6 +124,8 @@ def named_configurations(
         if not len(inside):
             raise _nothing_fits("allocated", budget, bits)
         members.add("allocated", inside[0])
+    for index in _of_each_value(space, scores, by_value, initial.allocated, bits):
+        members.add("allocated", index)
     members.add_random(len(members.by_key) + initial.random, generator)
     return list(members.by_key.values())
 

@@ -23,6 +23,7 @@ from qsearch.plugins.capabilities import SupportsFootprint, SupportsInputDigests
 from qsearch.plugins.components import StudyComponents, with_new_options
 from qsearch.plugins.digests import Inputs
 from qsearch.plugins.facts import SupportsDataFacts
+from qsearch.plugins.trainer_knobs import trainer_knobs
 from qsearch.provenance.environment import find_machine, find_versions
 from qsearch.provenance.git import source_states
 from qsearch.provenance.session import Session, environment_changes, require_same_inputs
@@ -202,11 +203,15 @@ def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:
     generator = np.random.default_rng([study.spec.seed, 0])
     error, initial, bits = study.quantization_error, search.initial, study.size.bits
     scores = first_scores(study)
+    # What a trainer's knobs are worth is not known before it has trained.
+    by_value = [knob.name for knob in trainer_knobs(study.components.trainer)]
     if isinstance(initial, InitialSpec):
-        rows = named_configurations(space, error, scores, initial, bits, generator)
+        rows = named_configurations(space, error, scores, initial, bits, generator, by_value)
     else:
         wanted = study.size.budgets
-        rows = initial_configurations(space, error, scores, initial, bits, generator, wanted)
+        rows = initial_configurations(
+            space, error, scores, initial, bits, generator, wanted, by_value
+        )
     # After all others, whose draws do not depend on recipes.
     rows = new_rows(rows, recipe_rows(space, recipes, bits))
     require_two(rows, _interval_text(search, bits))

@@ -25,10 +25,12 @@ class SharedAdapter:
         progress: Progress | None,
         checkpoint: TrainingCheckpoint,
     ) -> TrainReport:
-        """Train the adapter from what it is."""
+        """Train the adapter from what it is, under those of the set that have a part of it."""
         from qsearch_coalora.training.loop import train_round
 
-        return train_round(self._study, configurations, round, progress, checkpoint)
+        ranks = self._study.adapted.ranks
+        trained = [one for one in configurations if any(ranks.of(one))]
+        return train_round(self._study, trained or configurations, round, progress, checkpoint)
 
     def load(self, configuration: Configuration) -> None:
         """Leave the adapter as it is: it is that of every configuration."""

@@ -154,6 +154,38 @@ def test_named_allocated_ones_are_the_allocators() -> None:
     assert np.array_equal(index, allocate(SPACE, SCORES, 3.0))
 
 
+def test_for_each_value_of_a_knob_there_are_allocations_with_that_value_alone() -> None:
+    """Within the same budgets, as far as they can be met."""
+    generator = np.random.default_rng(0)
+    initial = InitialSpec(allocated=[2.5, 3.0], uniform=[4.3])
+    plain, found = (
+        named_configurations(SPACE, ERRORS, SCORES, initial, (2.25, 7.25), generator, knobs)
+        for knobs in ((), ("bits",))
+    )
+    assert [(method, index.tolist()) for method, index in found[: len(plain)]] == [
+        (method, index.tolist()) for method, index in plain
+    ]
+    alone = [index for method, index in found[len(plain) :] if method == "allocated"]
+    bits = [{one["bits"] for one in SPACE.decode(index).values()} for index in alone]
+    assert bits
+    assert all(own == {2} for own in bits)  # 3 bits and more take more than 3.0.
+    assert SPACE.average_bits(np.array(alone)).max() <= 3.0
+
+
+def test_allocations_of_single_values_leave_the_count_as_it_is() -> None:
+    generator = np.random.default_rng(0)
+    rows = initial_configurations(
+        SPACE, ERRORS, SCORES, 12, (2.25, 7.25), generator, by_value=("bits",)
+    )
+    assert len(rows) == 12
+    alone = [
+        index
+        for method, index in rows
+        if method == "allocated" and len({c["bits"] for c in SPACE.decode(index).values()}) == 1
+    ]
+    assert alone
+
+
 @pytest.mark.parametrize("field", ["uniform", "allocated"])
 def test_a_budget_that_nothing_fits_is_refused_by_name(field: str) -> None:
     with pytest.raises(InputError, match=rf"search\.initial\.{field}: .* has 2 or fewer"):
