@@ -33,8 +33,9 @@ from benchmarks.recording import Benchmark, only_recorded
 from qsearch._arrays import Integers
 from qsearch.plugins.components import StudyComponents, build_components
 from qsearch.search.allocation import allocate_front
-from qsearch.search.initial_set import initial_configurations
+from qsearch.search.initial_set import first_set
 from qsearch.search.layer_scores import error_scores
+from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.study_spec import load_spec
 
 SEEDS = 3
@@ -158,11 +159,11 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
     spec = study_of(study, variant, seed, entries)
     components = build_components(spec)
     space, trainer = components.space, components.trainer
-    first_set, levels = sets_of(components, seed, CONFIGURATIONS, LEVELS)
+    to_train, levels = sets_of(components, seed, CONFIGURATIONS, LEVELS)
     configurations = [space.decode(index) for index in levels]
     alone = entries[variant].trainer == "qlora"
     report = trainer.train(
-        configurations if alone else [space.decode(index) for index in first_set], 1
+        configurations if alone else [space.decode(index) for index in to_train], 1
     )
     outcome: dict[str, Any] = {
         "plan": plan,
@@ -179,14 +180,14 @@ def _train(study: Path, variant: str, seed: int, plan: str) -> dict[str, Any]:
 
 
 def sets_of(
-    components: StudyComponents, seed: int, count: int, levels: Sequence[float]
+    components: StudyComponents, seed: int, initial: int | InitialSpec, levels: Sequence[float]
 ) -> tuple[Integers, Integers]:
     """Return a study's first set to train on, and the allocator's configurations of some levels.
 
     Args:
         components: The study.
         seed: Draws the random ones of the set.
-        count: Most configurations of the set.
+        initial: What the set has, as a study says it.
         levels: Most average bits of each of the others.
 
     Returns:
@@ -197,9 +198,8 @@ def sets_of(
     bits, generator = components.spec.search.bits, np.random.default_rng(seed)
     assert bits is not None
     scores = error_scores(space, errors)
-    initial = initial_configurations(space, errors, scores, count, bits, generator)
-    first_set = np.stack([index for _, index in initial])
-    return first_set, allocate_front(space, scores, levels)
+    first = first_set(space, errors, scores, initial, bits, generator)
+    return np.stack([index for _, index in first]), allocate_front(space, scores, levels)
 
 
 def _loss_at_low_bits(found: dict[str, Any]) -> float:

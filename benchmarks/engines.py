@@ -156,11 +156,10 @@ def _markdown(pairs: Sequence[Compared]) -> list[str]:
     ]
     for one in pairs:
         theirs, ours, difference = one.theirs, one.ours, one.difference
-        half = difference.high - difference.difference
         lines.append(
             f"| {one.preset} | {theirs['nbytes'] / 1e6:.1f}, {theirs['bits']:.2f} |"
             f" {theirs['kl']:.4f} | {ours['nbytes'] / 1e6:.1f} | {ours['kl']:.4f} |"
-            f" {one.ratio:.2f} | {difference.difference:+.4f} ± {half:.4f} |"
+            f" {one.ratio:.2f} | {difference.difference:+.4f} ± {difference.half_width:.4f} |"
             f" {theirs['same_top']:.3f}, {ours['same_top']:.3f} |"
             f" {one.speeds[0]:.0f}, {one.speeds[1]:.0f} |"
         )

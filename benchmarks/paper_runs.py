@@ -6,6 +6,7 @@ the test split scored, so that methods are compared example by example.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -129,7 +130,7 @@ def outcome_of(plan: Plan, method: str, seed: int, recorded: bool = False) -> Ou
         QsearchError: If the study serves nothing within one of the sizes.
     """
     path = DATA / plan.benchmark / plan.name / f"{method}-{seed}.json"
-    digest = "-".join([plan_digest(plan.study, method, seed, plan.entries), *_sizes(plan)])
+    digest = "-".join([plan_digest(plan.study, method, seed, plan.entries), *_tests(plan)])
 
     def run() -> dict[str, Any]:
         directory = ROOT / "runs" / plan.benchmark / plan.name / f"{method}-{seed}"
@@ -150,8 +151,9 @@ def outcome_of(plan: Plan, method: str, seed: int, recorded: bool = False) -> Ou
     return Outcome(served=served, path=path, **found)
 
 
-def _sizes(plan: Plan) -> list[str]:
-    other = [] if plan.other_task is None else [plan.other_task[0]]
+def _tests(plan: Plan) -> list[str]:
+    """Return what models are tested at and on, which is part of what a record is of."""
+    other = [] if plan.other_task is None else [json.dumps(plan.other_task, sort_keys=True)]
     return [*(f"{megabytes:g}" for megabytes in plan.megabytes), *other]
 
 
@@ -260,10 +262,19 @@ def _best_within(record: StudyRecord, nbytes: float) -> pd.Series:
     return best_among(fitting, record.objective)
 
 
-def _examples(name: str, evaluation: Evaluation) -> pd.DataFrame:
-    examples = evaluation.examples
-    if examples is None:
+def examples_of(evaluation: Evaluation) -> ExampleScores:
+    """Return what each example scored.
+
+    Raises:
+        QsearchError: If the trainer does not say.
+    """
+    if evaluation.examples is None:
         raise QsearchError("the trainer does not say what each example scored")
+    return evaluation.examples
+
+
+def _examples(name: str, evaluation: Evaluation) -> pd.DataFrame:
+    examples = examples_of(evaluation)
     columns = {"weight": examples.weights, "loss": examples.losses, **examples.metrics}
     return pd.DataFrame(
         {"served": name} | {k: np.array(v, dtype=np.float32) for k, v in columns.items()}

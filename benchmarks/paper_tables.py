@@ -77,7 +77,7 @@ def difference(
         paired_difference(values(own[seed]), values(other[seed]), own[seed].weights).difference
         for seed in own
     ]
-    halves = [over_examples.high - over_examples.difference]
+    halves = [over_examples.half_width]
     if len(over_seeds) > 1:
         halves.append(half_width(np.array(over_seeds)))
     return over_examples.difference, math.hypot(*halves)

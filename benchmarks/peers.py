@@ -166,7 +166,7 @@ class _Asked:
     def _run(self, inputs: Path, environment: Mapping[str, str]) -> dict[str, Any]:
         module = f"benchmarks.peer_tools.{self._tool.script}"
         own = (str(inputs), str(self.allocations), *self._tool.arguments)
-        start, first, first_processor = time.monotonic(), math.nan, math.nan
+        start, first_processor = time.monotonic(), math.nan
         with (self.costs.parent / "log.txt").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", module, *own],
@@ -177,8 +177,8 @@ class _Asked:
             )
             watched = psutil.Process(process.pid)
             while True:
-                if math.isnan(first) and self.allocations.is_file():
-                    first, first_processor = time.monotonic() - start, _processor_seconds(watched)
+                if math.isnan(first_processor) and self.allocations.is_file():
+                    first_processor = _processor_seconds(watched)
                 ended, status, usage = os.wait4(process.pid, os.WNOHANG)
                 if ended:
                     break
@@ -189,7 +189,6 @@ class _Asked:
             return {"reason": next((line for line in reversed(lines) if line.strip()), "")[:300]}
         return {
             "seconds": time.monotonic() - start,
-            "seconds_of_first": first,
             "processor_seconds": usage.ru_utime + usage.ru_stime,
             "processor_seconds_of_first": first_processor,
             "peak_mebibytes": usage.ru_maxrss / 1024,
@@ -230,10 +229,8 @@ def report(benchmark: Benchmark, title: str, record: Mapping[str, Any]) -> list[
     ]
     for name, one in tools.items():
         own = [one["sizes"][size] for size in sizes]
-        minutes, busy, memory = (
-            *(one[f"{which}seconds"] / 60 for which in ("", "processor_")),
-            one["peak_mebibytes"] / 1024,
-        )
+        minutes, busy = one["seconds"] / 60, one["processor_seconds"] / 60
+        memory = one["peak_mebibytes"] / 1024
         cells = [f"{each['kl']:.4f}" for each in own]
         lines.append(f"| {name} | {' | '.join(cells)} | {minutes:.1f}, {busy:.1f} | {memory:.1f} |")
         for size, each in zip(sizes, own, strict=True):

@@ -49,6 +49,8 @@ class Tool:
     quantizer: str = "integer"
     hidden: int = 128
     """Size of the model's hidden states."""
+    tied: str = "fused"
+    """Layers that have one choice: those that engines fuse, or none."""
 
 
 TOOLS = {
@@ -62,7 +64,7 @@ TOOLS = {
             *("logbar==0.4.15", "defuser==0.0.28", "threadpoolctl==3.8.0"),
         ),
     ),
-    "llama-quantize": Tool(options={}, quantizer="gguf", hidden=256),
+    "llama-quantize": Tool(options={}, quantizer="gguf", hidden=256, tied="none"),
     "llm-compressor": Tool(
         (
             *("llmcompressor==0.14.0.1", "compressed-tensors==0.19.0", "auto-round==0.15.1"),
@@ -198,7 +200,7 @@ def _last_line(text: str) -> str:
 
 
 def _components(name: str, model: Path) -> StudyComponents:
-    """Return the components of a study without training; fused layers are tied for engines."""
+    """Return the components of a study without training."""
     text = str(model / "text.txt")
     values = {
         "name": name,
@@ -206,7 +208,7 @@ def _components(name: str, model: Path) -> StudyComponents:
         "task": {"name": "causal-lm", "train": text, "validation": text, "length": 32},
         "quantizer": {"name": TOOLS[name].quantizer, **TOOLS[name].options},
         "trainer": {"name": "ptq"},
-        "space": {"tied": "none" if name == "llama-quantize" else "fused"},
+        "space": {"tied": TOOLS[name].tied},
     }
     return build_components(StudySpec.model_validate(values))
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -32,15 +33,12 @@ from benchmarks.paper_tables import (
     served_table,
 )
 from benchmarks.recording import Benchmark, fill_table, parts_to_measure
-from benchmarks.recovery_sets import compared, report_sets
+from benchmarks.recovery_sets import MARGIN, compared, report_sets
 
 OURS = "composed-lora"
 
 RATIO = 0.8
 """KL over that of the best other method, at the sizes of few bits."""
-
-MARGIN = 0.02
-"""Nats that the upper end of an interval may lie above zero at any size."""
 
 DOCS = ROOT / "docs" / "benchmarks.md"
 
@@ -156,59 +154,46 @@ PARTS = (
 FEW_BITS = 3
 """How many of the sizes of a language model count as few bits: 2.3, 2.5 and 3 with an adapter."""
 
+_OURS_AND_ALONE = dict.fromkeys((OURS, "ptq-calibrated"), 1)
+
 SETS = ("smollm2",)
 """Plans whose adapter for all is compared with one for each configuration alone."""
 
+_CHANGES: Mapping[str, Mapping[str, Any]] = {
+    "smollm2": {
+        "megabytes": (90.1, 92.7, 99.4, 112.7, 139.2),
+        "bits": (2.30, 2.50, 3.00, 4.00, 6.00),
+        "bits_alone": (2.50, 2.70, 3.20, 4.20, 6.20),
+        "seeds": {
+            **dict.fromkeys((OURS, *OTHERS), 3),
+            **dict.fromkeys((*PARTS, "rank-8-mixed"), 1),
+        },
+        "other_task": ("docstrings", _DOCSTRINGS),
+    },
+    "minilm": {
+        "seeds": {**dict.fromkeys((OURS, *OTHERS), 3), **dict.fromkeys(PARTS, 1)},
+    },
+    "mpnet": {"seeds": _OURS_AND_ALONE},
+    "gemma3": {
+        "model": "Gemma 3 270M on WikiText-2",
+        "megabytes": (366.7, 369.2, 375.5, 388.0, 413.1),
+        "bits": (2.30, 2.50, 3.00, 4.00, 6.00),
+        "bits_alone": (2.46, 2.66, 3.16, 4.16, 6.16),
+        "seeds": _OURS_AND_ALONE,
+    },
+}
+"""What a plan has other than that of the paper's comparison."""
+
 PLANS = {
-    plan.name: plan
-    for plan in (
-        Plan(
-            study=_PLANS / "smollm2.yaml",
-            model="SmolLM2-135M on WikiText-2",
-            megabytes=(90.1, 92.7, 99.4, 112.7, 139.2),
-            bits=(2.30, 2.50, 3.00, 4.00, 6.00),
-            bits_alone=(2.50, 2.70, 3.20, 4.20, 6.20),
-            seeds={
-                **dict.fromkeys((OURS, *OTHERS), 3),
-                **dict.fromkeys((*PARTS, "rank-8-mixed"), 1),
-            },
-            better=(),
-            metric=("kl", "nats", 1),
-            benchmark="recovery",
-            methods=METHODS,
-            other_task=("docstrings", _DOCSTRINGS),
-        ),
-        replace(
-            PAPER["minilm"],  # At the same sizes.
-            study=_PLANS / "minilm.yaml",
-            seeds={
-                **dict.fromkeys((OURS, *OTHERS), 3),
-                **dict.fromkeys(PARTS, 1),
-            },
-            better=(),
-            benchmark="recovery",
-            methods=METHODS,
-        ),
-        replace(
-            PAPER["mpnet"],  # At the same sizes.
-            study=_PLANS / "mpnet.yaml",
-            seeds=dict.fromkeys((OURS, "ptq-calibrated"), 1),
-            benchmark="recovery",
-            methods=METHODS,
-        ),
-        Plan(
-            study=_PLANS / "gemma3.yaml",
-            model="Gemma 3 270M on WikiText-2",
-            megabytes=(366.7, 369.2, 375.5, 388.0, 413.1),
-            bits=(2.30, 2.50, 3.00, 4.00, 6.00),
-            bits_alone=(2.46, 2.66, 3.16, 4.16, 6.16),
-            seeds=dict.fromkeys((OURS, "ptq-calibrated"), 1),
-            better=(),
-            metric=("kl", "nats", 1),
-            benchmark="recovery",
-            methods=METHODS,
-        ),
+    name: replace(
+        PAPER[name],  # A classifier has the sizes of the paper's comparison.
+        study=_PLANS / f"{name}.yaml",
+        better=(),
+        benchmark="recovery",
+        methods=METHODS,
+        **changes,
     )
+    for name, changes in _CHANGES.items()
 }
 
 
@@ -246,7 +231,7 @@ def report(benchmark: Benchmark, plan: Plan, outcomes: Outcomes) -> list[str]:
                 served_markdown(plan, served, shown, 3, tested_on),
                 "",
             ]
-        lines += _compared(benchmark, plan, outcomes, served, tested_on)
+        lines += _claim_differences(benchmark, plan, outcomes, served, tested_on)
     return [*lines, minutes_markdown(minutes_table(outcomes)), ""]
 
 
@@ -254,7 +239,7 @@ _MORE = {"accuracy": ("flips",)}
 """What tables show next to a metric: predictions that differ from those of the loaded model."""
 
 
-def _compared(
+def _claim_differences(
     benchmark: Benchmark,
     plan: Plan,
     outcomes: Outcomes,

@@ -3,7 +3,7 @@
 Composed LoRA is trained in three ways, and tested under the same configurations: those that the
 allocator finds at a plan's sizes.
 
-- ``all``: on the first set of the plan's study, which has them;
+- ``all``: on such a first set as the plan's study has, with them in it;
 - ``unseen``: on that set without them;
 - ``alone``: on each of them alone, with as many steps as each has if ``all`` is divided by them.
 """
@@ -16,20 +16,16 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.adapter import sets_of
 from benchmarks.method_studies import plan_digest, record_at, study_of
 from benchmarks.objectives import DATA
 from benchmarks.paper_methods import Plan
+from benchmarks.paper_runs import examples_of
 from benchmarks.paper_text import prepare_text
 from benchmarks.recording import Benchmark
 from qsearch.claims.paired_difference import PairedDifference, paired_difference
-from qsearch.errors import QsearchError
-from qsearch.plugins.components import StudyComponents, build_components
+from qsearch.plugins.components import build_components
 from qsearch.plugins.evaluation import Evaluation
-from qsearch.search.allocation import allocate_front
-from qsearch.search.initial_set import named_configurations
-from qsearch.search.layer_scores import error_scores
-from qsearch.space.configuration import Configuration
-from qsearch.spec.search_spec import InitialSpec
 from qsearch.spec.study_spec import StudySpec
 
 ALL, UNSEEN, ALONE = "all", "unseen", "alone"
@@ -135,7 +131,7 @@ def report_sets(benchmark: Benchmark, plan: Plan, rows: Sequence[Compared]) -> l
 
 def _interval(one: Compared) -> str:
     difference = one.difference
-    return f"{difference.difference:+.4f} ± {difference.high - difference.difference:.4f}"
+    return f"{difference.difference:+.4f} ± {difference.half_width:.4f}"
 
 
 def _mean(scores: Scores) -> float:
@@ -163,7 +159,9 @@ def _trained(plan: Plan, training: str, spec: StudySpec) -> list[dict[str, Any]]
         section = spec.trainer.model_copy(update={"first_steps": steps})
         spec = spec.model_copy(update={"trainer": section})
     components = build_components(spec)
-    first_set, sized = _sets(components, plan.bits)
+    space = components.space
+    rows = sets_of(components, spec.seed, spec.search.initial, plan.bits)
+    first_set, sized = ([space.decode(index) for index in one] for one in rows)
     trainer, start = components.trainer, components.trainer.state()
     found: list[Evaluation] = []
     if training == ALONE:
@@ -178,23 +176,6 @@ def _trained(plan: Plan, training: str, spec: StudySpec) -> list[dict[str, Any]]
     return [_scores(one) for one in found]
 
 
-def _sets(
-    components: StudyComponents, bits: Sequence[float]
-) -> tuple[list[Configuration], list[Configuration]]:
-    """Return the first set of a study, and the allocator's configurations of some average bits."""
-    space, spec = components.space, components.spec
-    errors = components.trainer.quantization_error(space.choices.layer_configurations)
-    scores, initial, interval = error_scores(space, errors), spec.search.initial, spec.search.bits
-    assert isinstance(initial, InitialSpec)
-    assert interval is not None
-    generator = np.random.default_rng(spec.seed)
-    first = named_configurations(space, errors, scores, initial, interval, generator)
-    sized = allocate_front(space, scores, bits)
-    return [space.decode(index) for _, index in first], [space.decode(index) for index in sized]
-
-
 def _scores(evaluation: Evaluation) -> dict[str, Any]:
-    examples = evaluation.examples
-    if examples is None:
-        raise QsearchError("the trainer does not say what each example scored")
+    examples = examples_of(evaluation)
     return {"kl": list(examples.metrics["kl"]), "weights": list(examples.weights)}

@@ -38,6 +38,11 @@ class PairedDifference:
         """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
+    @property
+    def half_width(self) -> float:
+        """Half of the interval's width."""
+        return (self.high - self.low) / 2
+
     def widened(self, quantile: float) -> PairedDifference:
         """Return it with an interval of so many standard errors on either side."""
         half = quantile * self.standard_error

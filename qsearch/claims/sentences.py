@@ -21,8 +21,7 @@ def size_text(row: pd.Series) -> str:
 
 def difference_text(difference: PairedDifference, unit: str = "nats") -> str:
     """Return a difference with half its 95 % interval, such as ``+0.0012 ± 0.0104 nats``."""
-    half = (difference.high - difference.low) / 2
-    return f"{difference.difference:+.4f} ± {half:.4f} {unit}".strip()
+    return f"{difference.difference:+.4f} ± {difference.half_width:.4f} {unit}".strip()
 
 
 def interval_text(compared: int = 1) -> str:

@@ -22,6 +22,26 @@ FirstSet = list[tuple[str, Integers]]
 configuration, distinct and inside the interval of average bits."""
 
 
+def first_set(
+    space: ConfigurationSpace,
+    quantization_error: Floats,
+    scores: Floats,
+    initial: int | InitialSpec,
+    bits: tuple[float, float],
+    generator: np.random.Generator,
+    wanted: Sequence[float] = (),
+    by_value: Sequence[str] = (),
+) -> FirstSet:
+    """Return the first set that ``search.initial`` asks for: so many, or named budget by budget.
+
+    Average bits are ``wanted`` of a set of so many alone.
+    """
+    of = (space, quantization_error, scores)
+    if isinstance(initial, InitialSpec):
+        return named_configurations(*of, initial, bits, generator, by_value)
+    return initial_configurations(*of, initial, bits, generator, wanted, by_value)
+
+
 def initial_configurations(
     space: ConfigurationSpace,
     quantization_error: Floats,
@@ -52,10 +72,11 @@ def initial_configurations(
             members.add_uniform(ladder[np.abs(space.bits_table[ladder] - target).argmin()])
     allocations = min(max(count // 3, len(wanted), 1), max(count - len(members.by_key), 0))
     spread = np.linspace(*bits, allocations + 1)[1:].tolist()
-    allocated = allocate_front(space, scores, [*wanted, *spread][:allocations])
+    budgets = [*wanted, *spread][:allocations]
+    allocated = allocate_front(space, scores, budgets)
     for index in allocated[space.within(allocated, bits)]:
         members.add("allocated", index)
-    for index in _of_each_value(space, scores, by_value, [*wanted, *spread][:allocations], bits):
+    for index in _of_each_value(space, scores, by_value, budgets, bits):
         if len(members.by_key) < count:
             members.add("allocated", index)
     members.add_random(count, generator)

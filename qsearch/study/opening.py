@@ -29,8 +29,7 @@ from qsearch.provenance.git import source_states
 from qsearch.provenance.session import Session, environment_changes, require_same_inputs
 from qsearch.search.candidate_pool import SearchSettings
 from qsearch.search.initial_set import (
-    initial_configurations,
-    named_configurations,
+    first_set,
     require_budgets,
     require_two,
 )
@@ -205,13 +204,8 @@ def _attach_first_set(study: RunningStudy, recipes: Recipes) -> None:
     scores = first_scores(study)
     # What a trainer's knobs are worth is not known before it has trained.
     by_value = [knob.name for knob in trainer_knobs(study.components.trainer)]
-    if isinstance(initial, InitialSpec):
-        rows = named_configurations(space, error, scores, initial, bits, generator, by_value)
-    else:
-        wanted = study.size.budgets
-        rows = initial_configurations(
-            space, error, scores, initial, bits, generator, wanted, by_value
-        )
+    wanted = study.size.budgets
+    rows = first_set(space, error, scores, initial, bits, generator, wanted, by_value)
     # After all others, whose draws do not depend on recipes.
     rows = new_rows(rows, recipe_rows(space, recipes, bits))
     require_two(rows, _interval_text(search, bits))
